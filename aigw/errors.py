@@ -1,0 +1,99 @@
+"""Every error the gateway makes: status, code, whose fault it is, and whether another try can help.
+
+An expected refusal is a value (`Failure`), passed back along the path of the exchange; exceptions are for what is
+unexpected. What an error looks like on the wire is the business of `providers` (one body per dialect); this module
+knows no dialect, no socket and no config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Fault = Literal["none", "client", "gateway", "upstream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the table of errors.
+
+    `code` is what `x-aigw-error`, the access log and the metrics carry. `retry` says whether the same request, sent
+    once more by the client, can reasonably succeed. `kind` of the end in the log is `end`.
+    """
+
+    code: str
+    status: int
+    fault: Fault
+    retry: bool = False
+    end: str = "refused"
+
+
+# The client's doing ---------------------------------------------------------------------------------------------
+BAD_REQUEST: Final = Kind("bad_request", 400, "client")
+INVALID_JSON: Final = Kind("invalid_json", 400, "client")
+MISSING_MODEL: Final = Kind("missing_model", 400, "client")
+DIALECT_MISMATCH: Final = Kind("dialect_mismatch", 400, "client")
+MISSING_KEY: Final = Kind("missing_key", 401, "client")
+INVALID_KEY: Final = Kind("invalid_key", 401, "client")
+AMBIGUOUS_KEY: Final = Kind("ambiguous_key", 401, "client")
+EXPIRED_KEY: Final = Kind("expired_key", 401, "client")
+DISABLED_KEY: Final = Kind("disabled_key", 401, "client")
+MODEL_NOT_ALLOWED: Final = Kind("model_not_allowed", 403, "client")
+RESOURCE_NOT_ALLOWED: Final = Kind("resource_not_allowed", 403, "client")
+NO_GATEWAY: Final = Kind("no_gateway", 404, "client")
+NO_RULE: Final = Kind("no_rule", 404, "client")
+MODEL_NOT_FOUND: Final = Kind("model_not_found", 404, "client")
+METHOD_NOT_ALLOWED: Final = Kind("method_not_allowed", 405, "client")
+REQUEST_TIMEOUT: Final = Kind("request_timeout", 408, "client", retry=True)
+BODY_TOO_LARGE: Final = Kind("body_too_large", 413, "client")
+URI_TOO_LONG: Final = Kind("uri_too_long", 414, "client")
+UNSUPPORTED_ENCODING: Final = Kind("unsupported_encoding", 415, "client")
+EXPECTATION_FAILED: Final = Kind("expectation_failed", 417, "client")
+HEAD_TOO_LARGE: Final = Kind("head_too_large", 431, "client")
+BAD_VERSION: Final = Kind("bad_version", 505, "client")
+
+# The gateway's own state ----------------------------------------------------------------------------------------
+INTERNAL: Final = Kind("internal_error", 500, "gateway", retry=True, end="failed")
+TOO_MANY_CONNECTIONS: Final = Kind("too_many_connections", 503, "gateway", retry=True)
+TOO_MUCH_COLLECTED: Final = Kind("too_much_collected", 503, "gateway", retry=True)
+DRAINING: Final = Kind("draining", 503, "gateway", retry=True)
+QUEUE_TIMEOUT: Final = Kind("queue_timeout", 503, "gateway", retry=True)
+
+# The upstream's doing -------------------------------------------------------------------------------------------
+CONNECT_FAILED: Final = Kind("connect_failed", 502, "upstream", retry=True, end="failed")
+CONNECT_TIMEOUT: Final = Kind("connect_timeout", 502, "upstream", retry=True, end="failed")
+NO_TARGET: Final = Kind("no_target", 503, "upstream", retry=True, end="failed")
+UPSTREAM_RESET: Final = Kind("upstream_reset", 502, "upstream", retry=True, end="failed")
+UPSTREAM_MALFORMED: Final = Kind("upstream_malformed", 502, "upstream", retry=True, end="failed")
+UPSTREAM_CREDENTIAL_REFUSED: Final = Kind("upstream_credential_refused", 502, "upstream", end="failed")
+UPSTREAM_CUT: Final = Kind("upstream_cut", 502, "upstream", retry=True, end="cut")
+SEND_TIMEOUT: Final = Kind("send_timeout", 504, "upstream", retry=True, end="failed")
+FIRST_BYTE_TIMEOUT: Final = Kind("first_byte_timeout", 504, "upstream", retry=True, end="failed")
+IDLE_TIMEOUT: Final = Kind("idle_timeout", 504, "upstream", retry=True, end="stalled")
+TOTAL_TIMEOUT: Final = Kind("total_timeout", 504, "upstream", retry=True, end="stalled")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One error of one exchange. `message` says what was wrong and what would be right; it never holds a secret.
+
+    `param` names the request's member at fault, where there is one. `allow` is the value of the `allow` header that
+    a 405 must carry (RFC 9110 section 15.5.6).
+    """
+
+    kind: Kind
+    message: str
+    param: str | None = None
+    allow: str | None = None
+
+
+class Refused(Exception):
+    """A failure on its way out of a parser, where a value cannot be returned."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def refuse(kind: Kind, message: str, param: str | None = None) -> Refused:
+    return Refused(Failure(kind, message, param))
