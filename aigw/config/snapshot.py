@@ -1,0 +1,457 @@
+"""The config compiled: plain validated data in, immutable objects with everything precomputed out.
+
+A worker gets the document as plain data (the shape `store` documents) and builds a `Snapshot` from it; an exchange
+keeps the snapshot it began with. What depends on the config alone is decided here, once: the bytes that precede a
+request on its way to a target, the order of rules, the sequence of weighted targets. Memos that depend on a snapshot
+live inside it and die with it. No clock, no file, no socket here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import gcd
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+from aigw.providers import credential_line
+from aigw.providers.endpoints import Endpoint, without_version
+from aigw.wire.head import HeadBounds
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+# Names of models that clients made up and a glob took; the memo starts anew beyond it.
+_MEMO_SIZE: Final = 1024
+
+
+class Target:
+    """One URL of an upstream, and what every request to it begins with.
+
+    `pool_key` names the pool: whatever it holds decides whether two snapshots may share connections.
+    `address` is (host, port), a unix socket's path, or None for the worker's own mock.
+    """
+
+    __slots__ = (
+        "address",
+        "base",
+        "ca",
+        "fixed",
+        "has_credential",
+        "host_line",
+        "index",
+        "models",
+        "name",
+        "passes_client_key",
+        "pool_key",
+        "removed",
+        "server_name",
+        "tls",
+        "upstream",
+        "verify",
+        "weight",
+    )
+
+    def __init__(self, upstream: Upstream, index: int, spec: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        self.upstream = upstream
+        self.index = index
+        self.name: str = spec["name"]
+        self.weight: int = spec["weight"]
+        self.models: dict[str, str] = spec["model"]
+        self.address, authority, self.base, self.tls = parse_url(spec["url"])
+        tls = document["tls"]
+        self.verify: bool = tls["verify"]
+        self.ca: str | None = tls["ca"]
+        self.server_name: str = tls["server_name"] or (self.address[0] if isinstance(self.address, tuple) else "")
+        api_key = spec["api_key"] or document["api_key"]
+        self.passes_client_key = api_key == "client"
+        self.has_credential = api_key is not None and not self.passes_client_key
+        headers: dict[str, str | None] = {k.lower(): v for k, v in (document["headers"] | spec["headers"]).items()}
+        self.removed = frozenset(name.encode() for name in headers)
+        self.host_line = b"host: " + authority.encode()
+        lines = [f"{name}: {value}".encode("latin-1") for name, value in headers.items() if value is not None]
+        if api_key is not None and not self.passes_client_key:
+            lines.append(credential_line(upstream.provider, api_key))
+        self.fixed = b"".join(line + b"\r\n" for line in lines)
+        self.pool_key = repr((upstream.name, self.name, spec["url"], self.verify, self.ca, self.server_name))
+
+    def __repr__(self) -> str:
+        return f"<Target {self.upstream.name}/{self.name}>"
+
+    def path(self, path: bytes, versionless: bytes) -> bytes:
+        """The path to ask this target for (`versionless`: the same without a leading /v1 or /v1beta)."""
+        if not self.base:
+            return path
+        if not self.upstream.dialects:
+            return self.base + path
+        if self.base.endswith(b"/openai") and path.startswith(b"/openai/"):
+            return self.base + path[7:]
+        return self.base + versionless
+
+
+class Upstream:
+    """A named provider pool. `sequence` is one whole round of smooth weighted round robin, as indices of targets."""
+
+    __slots__ = (
+        "balance",
+        "dialects",
+        "max_connections",
+        "name",
+        "private",
+        "provider",
+        "sequence",
+        "targets",
+        "timeouts",
+    )
+
+    def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
+        self.name = name
+        self.provider: str = spec["provider"]
+        self.dialects: frozenset[str] = frozenset(spec["dialects"])
+        self.balance: str = spec["balance"]
+        self.timeouts = UpstreamTimeouts(spec["timeouts"])
+        self.max_connections: int | None = spec["max_connections"]
+        self.private = self.provider != "http"  # an LLM provider: cookies stay on their own side
+        targets = spec["targets"] or [{"name": "mock", "url": "mock:", "weight": 1, "api_key": None} | _BARE]
+        self.targets = tuple(Target(self, index, target, spec) for index, target in enumerate(targets))
+        self.sequence = smooth([target.weight for target in self.targets])
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {self.provider} {len(self.targets)} targets>"
+
+
+_BARE: Final[dict[str, Any]] = {"headers": {}, "model": {}}
+
+
+class UpstreamTimeouts:
+    """Deadlines of one upstream in seconds, under the names of the config."""
+
+    __slots__ = ("connect", "first_byte", "idle", "pool_idle", "queue", "send")
+
+    def __init__(self, spec: Mapping[str, float]) -> None:
+        self.queue = spec["queue"]
+        self.connect = spec["connect"]
+        self.send = spec["send"]
+        self.first_byte = spec["first_byte"]
+        self.idle = spec["idle"]
+        self.pool_idle = spec["pool_idle"]
+
+
+class Candidate:
+    """One target for one model: everything about the pair that does not change from request to request.
+
+    `sent` is the name the provider gets, None where the rule does not route by model; `answer` are the header lines,
+    each with CRLF, that tell the client what answered.
+    """
+
+    __slots__ = ("answer", "renamed", "sent", "target")
+
+    def __init__(self, target: Target, asked: str | None, sent: str | None) -> None:
+        self.target = target
+        self.sent = None if sent is None else target.models.get(sent, sent)
+        self.renamed = self.sent != asked
+        lines = [f"x-aigw-upstream: {target.upstream.name}\r\n"]
+        if self.sent is not None:
+            lines.append(f"x-aigw-model: {quote(self.sent, safe=_HEADER_SAFE)}\r\n")
+        self.answer = "".join(lines).encode()
+
+
+# What may stand bare in a header value; a model's name is any text, and must not become a header of its own.
+_HEADER_SAFE: Final = "!#$&'()*+,/:;<=>?@[]^_`{|}~ "
+
+
+class Resolved:
+    """A model name as a client asked for it, found: its entry, and one candidate per target of its upstream."""
+
+    __slots__ = ("candidates", "entry", "total", "upstream")
+
+    def __init__(self, upstream: Upstream, entry: str | None, asked: str | None, sent: str | None) -> None:
+        self.upstream = upstream
+        self.entry = entry  # the config's name of it, for metrics: never the client's text
+        self.candidates = tuple(Candidate(target, asked, sent) for target in upstream.targets)
+        self.total: float | None = None
+
+
+class Model:
+    """A name clients ask for: exact, or a glob with one `*`."""
+
+    __slots__ = ("head", "hidden", "is_glob", "listed", "name", "real", "tail", "total", "upstream")
+
+    def __init__(self, name: str, spec: Mapping[str, Any], upstream: Upstream) -> None:
+        self.name = name
+        self.upstream = upstream
+        self.real: str | None = spec["model"]
+        self.head, star, self.tail = name.partition("*")
+        self.is_glob = bool(star)
+        self.listed: list[str] = spec["list"] or ([] if self.is_glob else [name])
+        self.hidden: bool = spec["hidden"]
+        self.total: float | None = spec["timeouts"]["total"]
+
+    def resolve(self, asked: str) -> Resolved | None:
+        """None where the name is not this model's."""
+        star = ""
+        if self.is_glob:
+            if not glob_matches(self.head, self.tail, asked):
+                return None
+            star = asked[len(self.head) : len(asked) - len(self.tail)]
+        elif asked != self.name:
+            return None
+        sent = asked if self.real is None else self.real.replace("*", star, 1)
+        resolved = Resolved(self.upstream, self.name, asked, sent)
+        resolved.total = self.total
+        return resolved
+
+
+class Key:
+    """A client's credential, known by its digests: the current one, and the one before it until `previous_until`."""
+
+    __slots__ = ("all_models", "disabled", "exact", "expires", "globs", "group", "name", "previous_until", "resources")
+
+    def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
+        self.name = name
+        self.group: str | None = spec["group"]
+        self.expires: float | None = spec["expires"]
+        self.disabled: bool = spec["disabled"]
+        self.resources: bool = spec["resources"]
+        self.previous_until: float | None = spec["previous"]["until"] if spec["previous"] else None
+        models: list[str] = spec["models"]
+        self.all_models = "*" in models
+        self.exact = frozenset(model for model in models if "*" not in model)
+        self.globs = tuple(model.partition("*")[::2] for model in models if "*" in model)
+
+    def __repr__(self) -> str:
+        return f"<Key {self.name}>"
+
+    def allows(self, model: str) -> bool:
+        return (
+            self.all_models or model in self.exact or any(glob_matches(head, tail, model) for head, tail in self.globs)
+        )
+
+
+class Rule:
+    """A forwarding rule. `resolved` stands where it names an upstream; `defaults` where it routes by model."""
+
+    __slots__ = (
+        "by_model",
+        "defaults",
+        "exact",
+        "methods",
+        "name",
+        "prefix",
+        "preserve_host",
+        "public",
+        "resolved",
+        "strip",
+        "total",
+    )
+
+    def __init__(self, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream]) -> None:
+        self.name: str = spec["name"]
+        path = spec["path"].encode()
+        self.exact: bytes | None = None if path.endswith(b"/*") else path
+        self.prefix = path[:-2] if path.endswith(b"/*") else path
+        self.methods: frozenset[str] | None = None if spec["methods"] is None else frozenset(spec["methods"])
+        self.strip = len(self.prefix) if spec["strip_path"] else 0
+        self.preserve_host: bool = spec["preserve_host"]
+        self.public: bool = spec["public"]
+        self.total: float | None = spec["timeouts"]["total"]
+        self.by_model = spec["upstream"] is None
+        self.resolved = None if self.by_model else Resolved(upstreams[spec["upstream"]], None, None, None)
+        default = spec["default"]
+        named = {"": default} if isinstance(default, str) else (default or {})
+        self.defaults = {dialect: Resolved(upstreams[name], None, None, None) for dialect, name in named.items()}
+
+    def __repr__(self) -> str:
+        return f"<Rule {self.name} {self.prefix.decode()}{'' if self.exact else '/*'}>"
+
+    def takes(self, path: bytes) -> bool:
+        """Exact, or a prefix that ends at a segment's border; `/x/*` takes `/x` too."""
+        if self.exact is not None:
+            return path == self.exact
+        return path.startswith(self.prefix) and (len(path) == len(self.prefix) or path[len(self.prefix)] == 0x2F)
+
+
+class Match:
+    """A path of a gateway, decided: which rule takes it, what it asks for, what a target is asked for.
+
+    `query` of a request is not part of it. Kept by the gateway's memo, so it never points at a request.
+    """
+
+    __slots__ = ("endpoint", "gateway", "path", "rule", "versionless")
+
+    def __init__(self, gateway: GatewaySpec, rule: Rule, endpoint: Endpoint, path: bytes) -> None:
+        self.gateway = gateway
+        self.rule = rule
+        self.endpoint = endpoint
+        self.path = path
+        self.versionless = without_version(path)
+
+
+class GatewaySpec:
+    """A tenant: its keys by digest, its models, its rules in order of precedence; and what was already looked up."""
+
+    __slots__ = ("auth", "exact", "globs", "hosts", "keys", "matches", "models", "name", "resolved", "rules")
+
+    def __init__(self, name: str, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream]) -> None:
+        self.name = name
+        self.hosts: list[str] = [host.lower() for host in spec["hosts"]]
+        self.auth: bool = spec["auth"] == "keys"
+        # digest -> (key, whether this digest is the one before the last rotation)
+        self.keys: dict[bytes, tuple[Key, bool]] = {}
+        for key_name, key_spec in spec["keys"].items():
+            key = Key(key_name, key_spec)
+            if key_spec["previous"]:
+                self.keys[bytes.fromhex(key_spec["previous"]["sha256"])] = (key, True)
+            self.keys[bytes.fromhex(key_spec["sha256"])] = (key, False)
+        self.models = [Model(pattern, model, upstreams[model["upstream"]]) for pattern, model in spec["models"].items()]
+        self.exact = {model.name: model for model in self.models if not model.is_glob}
+        globs = [model for model in self.models if model.is_glob]
+        self.globs = sorted(globs, key=lambda model: (-len(model.name), model.name))
+        rules = [Rule(rule, upstreams) for rule in spec["rules"]]
+        # Exact beats prefix, the longest prefix wins; among equals the order of the file.
+        self.rules = sorted(rules, key=lambda rule: (rule.exact is None, -len(rule.prefix)))
+        self.matches: dict[tuple[str, bytes], Match] = {}
+        self.resolved: dict[str, Resolved] = {}
+
+    def __repr__(self) -> str:
+        return f"<GatewaySpec {self.name} {len(self.keys)} keys {len(self.models)} models {len(self.rules)} rules>"
+
+    def find_model(self, asked: str) -> Resolved | None:
+        """Exact names first, then the longest glob that fits."""
+        found = self.resolved.get(asked)
+        if found is None:
+            exact = self.exact.get(asked)
+            for model in (exact,) if exact else self.globs:
+                found = model.resolve(asked)
+                if found is not None:
+                    remember(self.resolved, asked, found)
+                    break
+        return found
+
+
+class Timeouts:
+    """Deadlines of the client's side in seconds, under the names of the config."""
+
+    __slots__ = ("client_read", "client_write", "keepalive", "linger", "request", "total")
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.keepalive: float = spec["keepalive"]
+        self.request: float = spec["request"]
+        self.client_read: float = spec["client_read"]
+        self.client_write: float = spec["client_write"]
+        self.linger: float = spec["linger"]
+        self.total: float | None = spec["total"]
+
+
+class Snapshot:
+    """Everything a worker serves by. Immutable but for its memos."""
+
+    __slots__ = (
+        "body_bound",
+        "collected_bound",
+        "connections_bound",
+        "digests",
+        "exact_hosts",
+        "gateways",
+        "generation",
+        "head_bounds",
+        "says_aigw",
+        "says_timing",
+        "suffix_hosts",
+        "timeouts",
+        "upstreams",
+    )
+
+    def __init__(self, document: Mapping[str, Any], generation: int) -> None:
+        self.generation = generation
+        self.timeouts = Timeouts(document["timeouts"])
+        bounds = document["bounds"]
+        self.head_bounds = HeadBounds(bounds["head"], bounds["headers"], bounds["url"])
+        self.body_bound: int = bounds["body"]
+        self.collected_bound: int = bounds["collected"]
+        self.connections_bound: int = bounds["connections"]
+        self.says_aigw: bool = document["answer_headers"]["x-aigw"]
+        self.says_timing: bool = document["answer_headers"]["server-timing"]
+        self.upstreams = {name: Upstream(name, spec) for name, spec in document["upstreams"].items()}
+        self.gateways = {name: GatewaySpec(name, spec, self.upstreams) for name, spec in document["gateways"].items()}
+        # every digest of every key: none of them may leave the gateway, whichever tenant it belongs to
+        self.digests = frozenset(digest for gateway in self.gateways.values() for digest in gateway.keys)
+        self.exact_hosts: dict[str, GatewaySpec] = {}
+        suffixes: list[tuple[str, GatewaySpec]] = []
+        for gateway in self.gateways.values():
+            for host in gateway.hosts:
+                if host.startswith("*"):
+                    suffixes.append((host[1:], gateway))
+                else:
+                    self.exact_hosts[host] = gateway
+        self.suffix_hosts = sorted(suffixes, key=lambda pair: -len(pair[0]))
+
+    def __repr__(self) -> str:
+        return f"<Snapshot generation {self.generation}>"
+
+    def find_gateway(self, host: str) -> GatewaySpec | None:
+        """The gateway that answers for a host (lower case, no port): exact, else the longest suffix, else `*`."""
+        found = self.exact_hosts.get(host)
+        if found is None:
+            for suffix, gateway in self.suffix_hosts:
+                if host.endswith(suffix) and len(host) >= len(suffix) + (suffix != ""):
+                    return gateway
+        return found
+
+
+def compile(document: Mapping[str, Any], generation: int) -> Snapshot:
+    """A validated document -> a snapshot. Pure: the same document gives an equal snapshot."""
+    return Snapshot(document, generation)
+
+
+def parse_url(url: str) -> tuple[tuple[str, int] | str | None, str, bytes, bool]:
+    """A target's url, validated before -> (address, authority for Host, base path without a final slash, is it TLS).
+
+    `unix:/run/x.sock:/base` has the authority `localhost`; `mock:` has no address: the worker supplies it.
+    """
+    if url == "mock:":
+        return None, "mock", b"", False
+    if url.startswith("unix:"):
+        path, _, base = url[5:].partition(":")
+        return path, "localhost", base.rstrip("/").encode(), False
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    assert parts.hostname is not None
+    return (
+        (parts.hostname, parts.port or (443 if secure else 80)),
+        parts.netloc,
+        parts.path.rstrip("/").encode(),
+        secure,
+    )
+
+
+def smooth(weights: Iterable[int]) -> tuple[int, ...]:
+    """One round of smooth weighted round robin: weights 5, 1, 1 -> 0 0 1 0 2 0 0. Empty where all weights are 0.
+
+    Each step adds every weight to its score, takes the highest and takes the sum off it again, so that a heavy target
+    is spread over the round instead of getting a burst.
+    """
+    weights = list(weights)
+    divisor = gcd(*weights)
+    if not divisor:
+        return ()
+    weights = [weight // divisor for weight in weights]
+    total = sum(weights)
+    scores = [0] * len(weights)
+    sequence = []
+    for _ in range(total):
+        scores = [score + weight for score, weight in zip(scores, weights, strict=True)]
+        best = scores.index(max(scores))
+        scores[best] -= total
+        sequence.append(best)
+    return tuple(sequence)
+
+
+def glob_matches(head: str, tail: str, name: str) -> bool:
+    return len(name) >= len(head) + len(tail) and name.startswith(head) and name.endswith(tail)
+
+
+def remember(memo: dict[_K, _V], key: _K, value: _V) -> None:
+    """Keep a looked-up value; a memo that is full starts anew."""
+    if len(memo) >= _MEMO_SIZE:
+        memo.clear()
+    memo[key] = value

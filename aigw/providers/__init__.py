@@ -1,0 +1,57 @@
+"""Dialects of upstream APIs: which paths they have, where a request names its model, how credentials are carried, and
+what an error looks like.
+
+The contract is `Dialect`; `openai.py`, `anthropic.py` and `gemini.py` each hold one. What a path means is decided here
+for all of them, since clients of every dialect come to one address. Nothing here knows a socket, a loop or a config.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from aigw.errors import Failure
+from aigw.providers import anthropic, gemini, openai
+from aigw.wire.head import RequestHead
+
+
+class Dialect(Protocol):
+    """What a module of this package offers."""
+
+    NAME: str
+
+    def error_body(self, failure: Failure, request_id: str) -> bytes:
+        """The JSON body of an error that the gateway makes."""
+        ...
+
+
+DIALECTS: Final[dict[str, Dialect]] = {
+    openai.NAME: openai,
+    anthropic.NAME: anthropic,
+    gemini.NAME: gemini,
+}
+
+# How each provider takes its credential: the header name and what stands before the key.
+_CREDENTIAL: Final = {
+    "openai": b"authorization: Bearer ",
+    "azure": b"api-key: ",
+    "anthropic": b"x-api-key: ",
+    "gemini": b"x-goog-api-key: ",
+    "http": b"authorization: Bearer ",
+    "mock": b"authorization: Bearer ",
+}
+
+
+def credential_line(provider: str, api_key: str) -> bytes:
+    """The header line that carries `api_key` to a provider."""
+    return _CREDENTIAL[provider] + api_key.encode("latin-1")
+
+
+def dialect_of(path_dialect: str, head: RequestHead) -> str:
+    """The dialect the client speaks: by path; on a shared path by its headers (`landscape`: anthropic-version, x-goog-*)."""
+    if path_dialect:
+        return path_dialect
+    if head.has_anthropic:
+        return anthropic.NAME
+    if head.has_gemini or any(field.line[:14].lower() == b"x-goog-api-key" for field in head.credentials):
+        return gemini.NAME
+    return openai.NAME

@@ -1,0 +1,38 @@
+"""The OpenAI dialect, which Azure OpenAI and most other providers speak too.
+
+Source: OpenAI API reference, "Errors"; `openai` SDK, `_exceptions.py` reads `error.message`, `type`, `param`, `code`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from aigw.errors import Failure
+
+NAME: Final = "openai"
+
+# Where OpenAI has a code of its own for the same thing, SDKs and their users look for that one.
+_CODES: Final = {
+    "missing_key": "invalid_api_key",
+    "invalid_key": "invalid_api_key",
+    "ambiguous_key": "invalid_api_key",
+    "expired_key": "invalid_api_key",
+    "disabled_key": "invalid_api_key",
+}
+
+
+def error_body(failure: Failure, request_id: str) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}`."""
+    kind = failure.kind
+    return orjson.dumps(
+        {
+            "error": {
+                "message": failure.message,
+                "type": "invalid_request_error" if kind.status < 500 else "server_error",
+                "param": failure.param,
+                "code": _CODES.get(kind.code, kind.code),
+            }
+        }
+    )

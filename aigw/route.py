@@ -1,0 +1,178 @@
+"""Where a request goes: pure functions from a snapshot and a head to a decision, with the reason when there is none.
+
+`match` finds the gateway by Host and the rule by path and method; `find` the model's upstream; `choose` the target.
+Serving and explaining use the same functions: they read counts and cursors through a `View` and change nothing;
+serving advances the cursor afterwards. No clock, no socket.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aigw.config.snapshot import (
+    Candidate,
+    GatewaySpec,
+    Key,
+    Match,
+    Resolved,
+    Rule,
+    Snapshot,
+    Target,
+    Upstream,
+    remember,
+)
+from aigw.errors import (
+    BAD_REQUEST,
+    DIALECT_MISMATCH,
+    METHOD_NOT_ALLOWED,
+    MISSING_MODEL,
+    MODEL_NOT_ALLOWED,
+    MODEL_NOT_FOUND,
+    NO_GATEWAY,
+    NO_RULE,
+    NO_TARGET,
+    RESOURCE_NOT_ALLOWED,
+    Failure,
+)
+from aigw.providers.endpoints import base_url_hint, classify
+from aigw.wire.head import RequestHead, RequestLine
+
+# The path that each dialect is spoken at, for the message to a client that speaks another.
+_HOME = {
+    "openai": "/v1/chat/completions",
+    "anthropic": "/v1/messages",
+    "gemini": "/v1beta/models/MODEL:generateContent",
+}
+
+
+class View(Protocol):
+    """What routing may know of the moment."""
+
+    def in_flight(self, target: Target) -> int:
+        """Exchanges that hold or await a connection to the target."""
+        ...
+
+    def cursor(self, upstream: Upstream) -> int:
+        """How many choices were made for the upstream before this one."""
+        ...
+
+
+def match(snapshot: Snapshot, head: RequestHead) -> Match | Failure:
+    """Gateway by Host, rule by path and method."""
+    gateway = snapshot.find_gateway(head.host)
+    if gateway is None:
+        return Failure(NO_GATEWAY, "no gateway answers for this host; check the base URL and the `hosts` of the config")
+    line = head.line
+    found = gateway.matches.get((line.method, line.path))
+    if found is not None:
+        return found
+    return _match(gateway, line)
+
+
+def _match(gateway: GatewaySpec, line: RequestLine) -> Match | Failure:
+    rule = _rule(gateway, line.method, line.path)
+    if isinstance(rule, Failure):
+        return rule
+    if line.canonical is not None and _rule(gateway, line.method, line.canonical) is not rule:
+        return Failure(
+            BAD_REQUEST,
+            "the path means another rule once it is decoded (empty segments, `;`, `\\` or percent-encoded slashes); "
+            "send it in its plain form",
+        )
+    path = line.path[rule.strip :] or b"/"
+    endpoint = classify(line.method, path)
+    found = Match(gateway, rule, endpoint, path)
+    remember(gateway.matches, (line.method, line.path), found)
+    return found
+
+
+def _rule(gateway: GatewaySpec, method: str, path: bytes) -> Rule | Failure:
+    allowed: set[str] = set()
+    for rule in gateway.rules:
+        if rule.takes(path):
+            if rule.methods is None or method in rule.methods:
+                return rule
+            allowed |= rule.methods
+    if allowed:
+        allow = ", ".join(sorted(allowed))
+        return Failure(METHOD_NOT_ALLOWED, f"{method} is not allowed here; use {allow}", allow=allow)
+    return no_rule(path)
+
+
+def no_rule(path: bytes) -> Failure:
+    """404 for a path nobody takes, with what the base URL should be where the path looks like an SDK's."""
+    hint = base_url_hint(path)
+    message = hint or "no rule of the gateway takes this path; see `rules` in its config"
+    return Failure(NO_RULE, f"{message[0].upper()}{message[1:]}.")
+
+
+def find(found: Match, dialect: str, key: Key | None, model: str | None) -> Resolved | Failure:
+    """The upstream of a request: by the rule, by the model it names, or by the rule's default where it names none."""
+    rule = found.rule
+    if rule.resolved is not None:
+        return rule.resolved
+    if model is None:
+        return _default(found, dialect, key)
+    if key is not None and not key.allows(model):
+        return Failure(
+            MODEL_NOT_ALLOWED,
+            f"the API key {key.name!r} may not use the model {model!r}; GET /v1/models lists what it may",
+            "model",
+        )
+    resolved = found.gateway.find_model(model)
+    if resolved is None:
+        return Failure(
+            MODEL_NOT_FOUND, f"the model {model!r} does not exist here; GET /v1/models lists those that do", "model"
+        )
+    if found.endpoint.kind == "inference" and dialect not in resolved.upstream.dialects:
+        spoken = " or ".join(_HOME[name] for name in sorted(resolved.upstream.dialects))
+        return Failure(
+            DIALECT_MISMATCH, f"the model {model!r} does not speak {dialect}'s API; ask for it at {spoken}", "model"
+        )
+    return resolved
+
+
+def _default(found: Match, dialect: str, key: Key | None) -> Resolved | Failure:
+    endpoint = found.endpoint
+    resolved = found.rule.defaults.get(dialect) or found.rule.defaults.get("")
+    if resolved is None:
+        if endpoint.source in ("body", "form") and endpoint.kind == "inference":
+            return Failure(
+                MISSING_MODEL, "the request names no model; add `model`, GET /v1/models lists what there is", "model"
+            )
+        return no_rule(found.path)
+    if key is not None and not key.all_models and not key.resources:
+        return Failure(
+            RESOURCE_NOT_ALLOWED,
+            f"the API key {key.name!r} is limited to some models, so it may not reach what belongs to no model "
+            "(files, batches, stored responses); its `resources: true` would allow it",
+        )
+    return resolved
+
+
+def choose(resolved: Resolved, view: View) -> Candidate | Failure:
+    """One target of the upstream, by its balance."""
+    candidates = resolved.candidates
+    upstream = resolved.upstream
+    sequence = upstream.sequence
+    if len(sequence) == 1:  # one target, or one that has any weight
+        return candidates[sequence[0]]
+    if not sequence:
+        return Failure(NO_TARGET, f"every target of the upstream {upstream.name!r} has weight 0; try again later")
+    if upstream.balance == "round_robin":
+        return candidates[sequence[view.cursor(upstream) % len(sequence)]]
+    # Least connections: in-flight exchanges by weight; the cursor turns the order, so that equals take turns.
+    count = len(candidates)
+    first = view.cursor(upstream) % count
+    best = None
+    lowest = 0.0
+    for step in range(count):
+        candidate = candidates[(first + step) % count]
+        weight = candidate.target.weight
+        if not weight:
+            continue
+        load = (view.in_flight(candidate.target) + 1) / weight
+        if best is None or load < lowest:
+            best, lowest = candidate, load
+    assert best is not None
+    return best
