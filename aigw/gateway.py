@@ -1,0 +1,200 @@
+"""One worker's gateway: its listeners, the snapshot it serves by, its pools and its clients.
+
+Everything that outlives an exchange and is shared by all of them stands here. `apply` is one assignment: an exchange
+keeps the snapshot it began with, connections carry over where the target stayed the same. `drain` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from aigw import ledger
+from aigw.config.snapshot import Snapshot, Target, Upstream
+from aigw.errors import Failure
+from aigw.proxy import answers
+from aigw.proxy.client import ClientConnection
+from aigw.proxy.dial import Dialler
+from aigw.proxy.exchange import Exchange
+from aigw.proxy.pool import Pool
+from aigw.proxy.states import State
+from aigw.proxy.sweep import PERIOD, Sweep
+from aigw.wire.head import RequestParser, ResponseParser
+from aigw.wire.reply import answer
+
+# Connections that wait to be accepted; the supervisor's sockets were made with the same.
+BACKLOG: Final = 4096
+# Descriptors kept free for what is no exchange: log, channels, listeners, resolver.
+SPARE_DESCRIPTORS: Final = 64
+
+
+class Gateway:
+    """`emit` takes one record line; `report` an unexpected exception and where it was met (default: the loop's
+    exception handler). `descriptors` is how many files the process may open; an exchange needs two."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        emit: Callable[[bytes], None],
+        *,
+        version: str,
+        mock_socket: str | None = None,
+        descriptors: int | None = None,
+    ) -> None:
+        # wiring
+        self.loop = loop
+        self.version = version
+        self._emit = emit
+        self._dialler = Dialler(loop, mock_socket)
+        self._descriptors = descriptors
+        # the config
+        self.snapshot: Snapshot  # from the first `apply`, which comes before the first client
+        self._most_clients = 0
+        # what all exchanges share
+        self.requests = RequestParser()
+        self.responses = ResponseParser()
+        self.pools: dict[str, Pool] = {}
+        self._retired: list[Pool] = []
+        self._cursors: dict[str, int] = {}
+        self.collected = 0  # bytes of request bodies that are held
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_count = 0
+        # clients
+        self.clients: set[ClientConnection] = set()
+        self.slow: set[ClientConnection] = set()  # those that do not take what is written to them
+        # life
+        self.draining = False
+        self._servers: list[asyncio.AbstractServer] = []
+        self._sweep = Sweep(self)
+        self._wall_offset = time.time() - monotonic()
+
+    def __repr__(self) -> str:
+        return f"<Gateway {len(self.clients)} clients {len(self.pools)} pools{' draining' if self.draining else ''}>"
+
+    @property
+    def mock_socket(self) -> str | None:
+        """Where the worker serves its own mock, for upstreams with `provider: mock`."""
+        return self._dialler.mock_socket
+
+    @mock_socket.setter
+    def mock_socket(self, path: str | None) -> None:
+        self._dialler.mock_socket = path
+
+    # life ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Serve by another snapshot from the next request on."""
+        targets = {t.pool_key: t for upstream in snapshot.upstreams.values() for t in upstream.targets}
+        for key in self.pools.keys() - targets.keys():
+            pool = self.pools.pop(key)
+            pool.retire()
+            self._retired.append(pool)
+        for key, target in targets.items():
+            pool = self.pools.get(key) or Pool(self, self._dialler, target)
+            pool.target = target
+            self.pools[key] = pool
+        self._cursors = {name: self._cursors.get(name, 0) for name in snapshot.upstreams}
+        most = snapshot.connections_bound
+        if self._descriptors is not None:
+            most = min(most, max((self._descriptors - SPARE_DESCRIPTORS) // 2, 1))
+        self._most_clients = most
+        self.snapshot = snapshot
+
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        for sock in sockets:
+            make = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
+            self._servers.append(await make(lambda: ClientConnection(self), sock=sock, backlog=BACKLOG))
+
+    async def drain(self, delay: float, patience: float) -> int:
+        """Stop truthfully: readiness turns red, after `delay` seconds listeners and idle clients close, exchanges get
+        `patience` seconds, the rest is cut. Returns how many were cut."""
+        self.draining = True
+        await asyncio.sleep(delay)
+        for server in self._servers:
+            server.close()
+        deadline = monotonic() + patience
+        while True:
+            for client in [client for client in self.clients if client.state is State.IDLE]:
+                client.close()
+            if not self.clients or monotonic() >= deadline:
+                break
+            await asyncio.sleep(PERIOD / 2)
+        running = [client for client in self.clients if client.exchange is not None]
+        for client in list(self.clients):
+            client.shut_down()
+        return len(running)
+
+    def close(self) -> None:
+        self._sweep.stop()
+        for server in self._servers:
+            server.close()
+        for client in list(self.clients):
+            client.shut_down()
+        for pool in [*self.pools.values(), *self._retired]:
+            pool.close()
+
+    # clients ------------------------------------------------------------------------------------------------------
+
+    def client_opened(self, client: ClientConnection) -> bool:
+        """False where there are too many: refuse it."""
+        self.clients.add(client)
+        return len(self.clients) <= self._most_clients
+
+    def client_closed(self, client: ClientConnection) -> None:
+        self.clients.discard(client)
+        self.slow.discard(client)
+
+    def refusal(self, failure: Failure) -> bytes:
+        """The answer to what was no request, as bytes; the connection closes behind it."""
+        request_id = self.new_request_id()
+        body, lines = answers.error(failure, "", request_id)
+        lines.append(b"x-request-id: " + request_id)
+        return answer(failure.kind.status, body, now=self.wall(monotonic()), lines=lines, close=True)
+
+    def new_request_id(self) -> bytes:
+        """Unique: 64 random bits of the worker, and a count."""
+        self._id_count += 1
+        return b"%b%08x" % (self._id_prefix, self._id_count)
+
+    def wall(self, now: float) -> float:
+        """Epoch seconds of a monotonic moment; one clock is read per event, not two."""
+        return now + self._wall_offset
+
+    def tick(self) -> None:
+        """Called by the sweep about once a second: the wall clock may have been set."""
+        self._wall_offset = time.time() - monotonic()
+        self._retired = [pool for pool in self._retired if pool.in_flight]
+
+    # exchanges ----------------------------------------------------------------------------------------------------
+
+    def pool(self, target: Target) -> Pool:
+        """The pool of a target; for one that left the config while an exchange was under way, a retired one."""
+        pool = self.pools.get(target.pool_key)
+        if pool is None:
+            pool = Pool(self, self._dialler, target)
+            pool.retire()
+            self._retired.append(pool)
+        return pool
+
+    def in_flight(self, target: Target) -> int:
+        return self.pool(target).in_flight
+
+    def cursor(self, upstream: Upstream) -> int:
+        return self._cursors.get(upstream.name, 0)
+
+    def advance(self, upstream: Upstream) -> None:
+        """A choice was made for the upstream: the next one is another's turn."""
+        if len(upstream.sequence) > 1:
+            self._cursors[upstream.name] = self._cursors.get(upstream.name, 0) + 1
+
+    def finished(self, exchange: Exchange, end: str, failure: Failure | None, now: float) -> None:
+        self._emit(ledger.record(exchange, exchange.client.address, end, failure, now, self.wall(now)))
+
+    def report(self, error: Exception, where: object) -> None:
+        """A fault of ours, for the operator's log; the loop's handler decides how it is told."""
+        self.loop.call_exception_handler({"message": f"unexpected error at {where!r}", "exception": error})

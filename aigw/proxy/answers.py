@@ -1,0 +1,100 @@
+"""What the gateway answers by itself: probes, the list of models, and its errors in the client's dialect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from aigw.errors import METHOD_NOT_ALLOWED, MODEL_NOT_FOUND, Failure
+from aigw.providers import DIALECTS, openai
+
+if TYPE_CHECKING:
+    from aigw.config.snapshot import GatewaySpec, Key, Match
+    from aigw.proxy.exchange import Exchange
+
+# Answered before any rule.
+OWN: Final = frozenset({b"/__/ping", b"/__/healthz", b"/__/readyz"})
+# Answered unless a rule names the path exactly. Agents probe `HEAD /` and `/api/hello` before they talk.
+PROBES: Final = OWN | {b"/healthz", b"/livez", b"/readyz", b"/", b"/api/hello"}
+_READY: Final = frozenset({b"/__/readyz", b"/readyz"})
+_OK: Final = b'{"status":"ok"}'
+_DRAINING: Final = b'{"status":"draining"}'
+
+
+def probe(exchange: Exchange) -> bool:
+    """Answer a probe; False where the path is a rule's business. Probes are not logged."""
+    head = exchange.head
+    path = head.line.path
+    method = head.line.method
+    if method not in ("GET", "HEAD") or (path == b"/" and method != "HEAD"):
+        return False
+    if path not in OWN:
+        gateway = exchange.snapshot.find_gateway(head.host)
+        if gateway is not None and any(rule.exact == path for rule in gateway.rules):
+            return False
+    ready = not (exchange.gateway.draining and path in _READY)
+    exchange.answer(200 if ready else 503, _OK if ready else _DRAINING, [], end="")
+    return True
+
+
+def models(exchange: Exchange, found: Match) -> Failure | None:
+    """Answer GET /v1/models and /v1/models/ID for what the key may use; what is not there is a failure.
+
+    One object that OpenAI's, Anthropic's and Gemini's SDKs all read: each finds its own members.
+    """
+    if exchange.head.line.method not in ("GET", "HEAD"):
+        return Failure(METHOD_NOT_ALLOWED, "models can only be read here; use GET", allow="GET, HEAD")
+    names = usable(found.gateway, exchange.key)
+    _, _, wanted = found.path.partition(b"/models")
+    if len(wanted) > 1:
+        name = unquote_to_bytes(wanted[1:]).decode("utf-8", "replace")
+        allowed = exchange.key is None or exchange.key.allows(name)
+        if not allowed or found.gateway.find_model(name) is None:
+            message = f"the model {name!r} does not exist here; GET /v1/models lists those that do"
+            return Failure(MODEL_NOT_FOUND, message, "model")
+        exchange.answer(200, orjson.dumps(_described(name)), [])
+        return None
+    data = [_described(name) for name in names]
+    body = {
+        "object": "list",
+        "data": data,
+        "has_more": False,
+        "first_id": names[0] if names else None,
+        "last_id": names[-1] if names else None,
+        "models": [{"name": model["name"], "displayName": model["id"]} for model in data],
+    }
+    exchange.answer(200, orjson.dumps(body), [])
+    return None
+
+
+def usable(gateway: GatewaySpec, key: Key | None) -> list[str]:
+    """Names to show: exact models and what globs list, in the order of the config, where the key allows them."""
+    names = [name for model in gateway.models if not model.hidden for name in model.listed]
+    return [name for name in dict.fromkeys(names) if key is None or key.allows(name)]
+
+
+def _described(name: str) -> dict[str, object]:
+    # When a provider made a model is not known here; a time is needed all the same, since SDKs parse it.
+    return {
+        "id": name,
+        "object": "model",
+        "type": "model",
+        "display_name": name,
+        "created": 0,
+        "created_at": "1970-01-01T00:00:00Z",
+        "owned_by": "aigw",
+        "name": f"models/{name}",
+    }
+
+
+def error(failure: Failure, dialect: str, request_id: bytes) -> tuple[bytes, list[bytes]]:
+    """Body and header lines of an error, in the client's dialect; `""` where nothing of it is known yet."""
+    body = DIALECTS[dialect or openai.NAME].error_body(failure, request_id.decode())
+    lines = [b"x-aigw-error: " + failure.kind.code.encode()]
+    if dialect == "anthropic":
+        lines.append(b"request-id: " + request_id)  # where Anthropic's SDK looks for it
+    if failure.allow is not None:
+        lines.append(b"allow: " + failure.allow.encode())
+    return body, lines

@@ -1,0 +1,337 @@
+"""One client socket: finds heads in what arrives, keeps pipelined bytes, and holds the state and the one deadline.
+
+It knows how requests begin and how connections end; what a request means is the business of its `Exchange`, of which
+there is at most one at a time. Requests that arrive while one is served wait in `buffer`, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from time import monotonic
+from typing import TYPE_CHECKING, Final, cast
+
+from aigw.errors import (
+    BAD_REQUEST,
+    DRAINING,
+    HEAD_TOO_LARGE,
+    INTERNAL,
+    REQUEST_TIMEOUT,
+    TOO_MANY_CONNECTIONS,
+    URI_TOO_LONG,
+    Failure,
+    Refused,
+)
+from aigw.proxy.exchange import Exchange
+from aigw.proxy.states import Body, Deadline, State
+
+if TYPE_CHECKING:
+    from aigw.gateway import Gateway
+
+IDLE: Final = State.IDLE
+READING: Final = State.READING
+RELAYING: Final = State.RELAYING
+REPLYING: Final = State.REPLYING
+CLOSED: Final = State.CLOSED
+UPLOADED: Final = Body.UPLOADED
+
+# Pipelined bytes kept while a request is served. The socket is never paused then: a paused one reports no hang-up.
+MAX_PIPELINED: Final = 64 * 1024
+# SO_LINGER with a time of zero: close() sends RST instead of FIN, so that nobody takes a break for an end.
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class ClientConnection(asyncio.Protocol):
+    """From accept to close. `transport` must not be written to once `state` is CLOSED."""
+
+    __slots__ = (
+        "_buffer_size",
+        "_scanned",
+        "_serving",
+        "address",
+        "break_resets",
+        "buffer",
+        "close_wanted",
+        "deadline",
+        "exchange",
+        "gateway",
+        "runs",
+        "state",
+        "total",
+        "transport",
+        "write_paused",
+    )
+
+    def __init__(self, gateway: Gateway) -> None:
+        # wiring
+        self.gateway = gateway
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
+        self.address = ""
+        # state and time: loop-independent monotonic seconds
+        self.state = IDLE
+        self.runs = Deadline.KEEPALIVE
+        self.deadline = 0.0
+        self.total = float("inf")  # of the running exchange, across all its states
+        # reading
+        self.buffer = b""  # an incomplete head, or what came while a request was served
+        self._scanned = 0  # how much of an incomplete head was searched for its end
+        self._serving = False
+        self.close_wanted = False
+        # writing
+        self.write_paused = False
+        self.break_resets = False  # the response's end is the connection's end, so a break must not look like one
+        self._buffer_size = 0  # at the last look of the sweep
+        # the request that is served
+        self.exchange: Exchange | None = None
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self.address} {self.state.value}>"
+
+    # the socket ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        self.address = name[0] if isinstance(name, tuple) else "unix"
+        now = monotonic()
+        gateway = self.gateway
+        if not gateway.client_opened(self):
+            failure = Failure(TOO_MANY_CONNECTIONS, "the gateway has as many connections as it may; try again later")
+            self.refuse(failure, now)
+            return
+        self.run(Deadline.KEEPALIVE, now + gateway.snapshot.timeouts.keepalive)
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        exchange = self.exchange
+        if state is IDLE:
+            self._serve(data)
+        elif exchange is None:
+            if state is READING:
+                self._serve(self.buffer + data)
+            # REPLYING and CLOSED: a client that was refused may still be sending; that is let go
+        elif exchange.body is not UPLOADED:
+            assert exchange.upload is not None
+            rest = exchange.upload.feed(data)
+            if rest:
+                self.keep(rest)
+        else:
+            self.keep(data)
+
+    def eof_received(self) -> None:
+        """FIN. Whatever was asked for is no longer wanted; the transport then closes itself."""
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+        else:
+            self.cut()
+            exchange.client_lost()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.gateway.client_closed(self)
+        exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.client_lost()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._buffer_size = self.transport.get_write_buffer_size()
+        self.gateway.slow.add(self)
+        exchange = self.exchange
+        if exchange is not None and self.state is RELAYING:
+            self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
+            exchange.client_paused()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self.gateway.slow.discard(self)
+        exchange = self.exchange
+        if exchange is not None and self.state is RELAYING:
+            exchange.client_resumed()
+
+    # requests -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, data: bytes) -> None:
+        """Serve the request at the start of `data`, and those behind it as long as each is done at once.
+
+        A loop, not a recursion: a thousand pipelined requests must not be a thousand frames deep.
+        """
+        self._serving = True
+        while True:
+            self.buffer = b""
+            try:
+                self._request(data)
+            except Exception as error:
+                self._crashed(error)
+            if self.state is not IDLE or not self.buffer:
+                break
+            data = self.buffer
+        self._serving = False
+
+    def _request(self, data: bytes) -> None:
+        gateway = self.gateway
+        if data[0] in (13, 10) and self.state is IDLE:
+            data = data.lstrip(b"\r\n")  # an empty line before a request is skipped (RFC 9112 section 2.2)
+            if not data:
+                return
+        end = data.find(b"\r\n\r\n", self._scanned)
+        now = monotonic()
+        if end < 0:
+            self._incomplete(data, now)
+            return
+        self._scanned = 0
+        self.state = READING
+        snapshot = gateway.snapshot
+        try:
+            head = gateway.requests.parse(data[:end], snapshot.head_bounds)
+        except Refused as refused:
+            self.refuse(refused.failure, now)
+            return
+        exchange = Exchange(self, snapshot, head, now)
+        self.exchange = exchange
+        rest = data[end + 4 :]
+        length = head.length
+        if length is not None and len(rest) > length:
+            self.keep(rest[length:])
+            rest = rest[:length]
+        exchange.begin(rest)
+
+    def _crashed(self, error: Exception) -> None:
+        """A fault of ours: told to the operator, and to the client as a 500 if nothing was answered yet."""
+        self.gateway.report(error, self)
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.fail(Failure(INTERNAL, "the gateway failed on this request; its log says how"))
+        elif self.state is not CLOSED:
+            self.close()
+
+    def _incomplete(self, data: bytes, now: float) -> None:
+        """Keep a head that has not ended; refuse it as soon as it cannot become a good one."""
+        snapshot = self.gateway.snapshot
+        bounds = snapshot.head_bounds
+        scanned = self._scanned
+        if self.state is IDLE:
+            self.state = READING
+            self.run(Deadline.REQUEST, now + snapshot.timeouts.request)  # in total: no byte renews it
+        self.buffer = data
+        self._scanned = max(len(data) - 3, 0)
+        new = data[scanned:]
+        if len(data) > bounds.head:
+            self.refuse(
+                Failure(HEAD_TOO_LARGE, f"the request head has more than {bounds.head} bytes (bounds.head)"), now
+            )
+        elif len(data) > bounds.url + 64 and b"\n" not in data:
+            self.refuse(Failure(URI_TOO_LONG, f"the request target has more than {bounds.url} bytes (bounds.url)"), now)
+        elif new.count(b"\n") - new.startswith(b"\n") != new.count(b"\r\n"):
+            self.refuse(Failure(BAD_REQUEST, "a line of the head ends in LF alone; end lines in CR LF"), now)
+
+    def keep(self, data: bytes) -> None:
+        """Keep pipelined bytes; more than the bound is let go, and the connection ends after the running exchange."""
+        if self.close_wanted:
+            return
+        if len(self.buffer) + len(data) > MAX_PIPELINED:
+            self.close_wanted = True
+            self.buffer = b""
+        else:
+            self.buffer += data
+
+    def exchange_done(self, now: float) -> None:
+        """The response is complete, and so is the request: next."""
+        self.exchange = None
+        self.total = float("inf")
+        if self.close_wanted or self.gateway.draining:
+            self.close()
+            return
+        self.state = IDLE
+        self.run(Deadline.KEEPALIVE, now + self.gateway.snapshot.timeouts.keepalive)
+        if self.buffer and not self._serving:
+            self._serve(self.buffer)
+
+    # endings ------------------------------------------------------------------------------------------------------
+
+    def refuse(self, failure: Failure, now: float) -> None:
+        """Answer what was no request at all, then let the rest of it go and close."""
+        answer = self.gateway.refusal(failure)
+        self.state = REPLYING
+        self.transport.write(answer)
+        self.linger(now)
+
+    def linger(self, now: float) -> None:
+        """Half-close and let go what the client still sends, so that our answer is not lost to a reset."""
+        self.state = REPLYING
+        self.exchange = None
+        self.buffer = b""
+        self.total = float("inf")
+        self.run(Deadline.LINGER, now + self.gateway.snapshot.timeouts.linger)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close after what was written is sent; `client_write` runs for a client that does not take it."""
+        self.state = CLOSED
+        self.exchange = None
+        self.total = float("inf")
+        self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
+        self._buffer_size = self.transport.get_write_buffer_size()
+        if self._buffer_size:
+            self.gateway.slow.add(self)
+        self.transport.close()
+
+    def cut(self) -> None:
+        """End a response that cannot be completed, so that it looks like it: what is framed lacks its end, and what
+        is not framed (it would end with the connection) is reset."""
+        if self.break_resets:
+            self.reset()
+        else:
+            self.close()
+
+    def reset(self) -> None:
+        """Close with RST: whoever reads can tell a break from an end. What is still buffered is dropped."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.state = CLOSED
+        self.exchange = None
+        self.transport.abort()
+
+    def shut_down(self) -> None:
+        """The worker ends: what is under way is cut, visibly."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.fail(Failure(DRAINING, "the gateway is shutting down; try again"))
+        if self.state is not CLOSED:
+            self.close()
+
+    # time ---------------------------------------------------------------------------------------------------------
+
+    def run(self, deadline: Deadline, at: float) -> None:
+        """Let one deadline run, in place of the one that ran before."""
+        self.runs = deadline
+        self.deadline = at
+
+    def look(self, now: float) -> None:
+        """A client that takes bytes, however slowly, makes progress. Called by the sweep while writing is paused."""
+        size = self.transport.get_write_buffer_size()
+        if size < self._buffer_size and self.runs is Deadline.CLIENT_WRITE:
+            self.deadline = now + self.gateway.snapshot.timeouts.client_write
+        self._buffer_size = size
+
+    def expired(self, now: float) -> None:
+        """The deadline that runs has passed."""
+        exchange = self.exchange
+        if exchange is not None:
+            if now >= self.total:
+                self.runs = Deadline.TOTAL
+            exchange.expired(self.runs, now)
+        elif self.state is READING:
+            seconds = self.gateway.snapshot.timeouts.request
+            failure = Failure(REQUEST_TIMEOUT, f"the request head did not arrive within {seconds:g} s; send it faster")
+            self.refuse(failure, now)
+        elif self.state is CLOSED or self.write_paused:
+            self.reset()
+        else:
+            self.close()

@@ -1,0 +1,72 @@
+"""The states of a client connection, the moves between them, and the deadlines that run meanwhile. Data only.
+
+    accept --> IDLE --> READING ----> ACQUIRING --> SENDING --> WAITING --> RELAYING
+                ^          |            ^   |          | |         |            |
+                |          | bad,       |   | no slot, | '-- early response --> |
+                |          | refused,   '---(- dial  --+-- replay              |
+                |          v too slow       v          v            v           |
+                +------ REPLYING <----------+----------+------------'           |
+                |       our own answer: only while nothing was relayed          |
+                '-------------------- end of the response, keep-alive ----------'
+    any state --> CLOSED   client gone; drain deadline; error after the head was relayed; close wanted
+
+This is the response's side. The request's body has a small state of its own (`Body`), since both directions run at
+once. A state that would be left within the same call is not entered: a request that is whole and finds an idle
+connection goes from READING to WAITING, an answer that is whole from WAITING to IDLE.
+
+One deadline runs at a time, chosen when a state is entered or progress is made; the sweep compares it with the clock.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class State(Enum):
+    IDLE = "idle"  # no request has begun
+    READING = "reading"  # a head, or a body that must be known before the upstream is
+    ACQUIRING = "acquiring"  # waiting for a connection to the target
+    SENDING = "sending"  # the request is on its way
+    WAITING = "waiting"  # sent; no byte of the response's head yet, or not all of it
+    RELAYING = "relaying"  # the response's head went to the client
+    REPLYING = "replying"  # our own answer was written, and the rest of what the client sends is let go
+    CLOSED = "closed"
+
+
+class Body(Enum):
+    """The request's body."""
+
+    COLLECTING = "collecting"  # read whole before the request is routed
+    UPLOADING = "uploading"  # passed on as it comes
+    UPLOADED = "uploaded"  # all of it was read (and what was collected may be sent again)
+
+
+class Deadline(Enum):
+    """What is awaited. The value is the name of the timeout in the config; `end` and error follow in `exchange.py`."""
+
+    KEEPALIVE = "keepalive"
+    REQUEST = "request"
+    CLIENT_READ = "client_read"
+    CLIENT_WRITE = "client_write"
+    QUEUE = "queue"
+    CONNECT = "connect"
+    SEND = "send"
+    FIRST_BYTE = "first_byte"
+    IDLE = "idle"
+    TOTAL = "total"
+    LINGER = "linger"
+
+
+_S: Final = State
+# Every move there is; CLOSED can be reached from everywhere and is left never.
+MOVES: Final[dict[State, frozenset[State]]] = {
+    _S.IDLE: frozenset({_S.READING, _S.REPLYING, _S.CLOSED}),
+    _S.READING: frozenset({_S.ACQUIRING, _S.SENDING, _S.WAITING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
+    _S.ACQUIRING: frozenset({_S.SENDING, _S.WAITING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
+    _S.SENDING: frozenset({_S.WAITING, _S.RELAYING, _S.ACQUIRING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
+    _S.WAITING: frozenset({_S.RELAYING, _S.ACQUIRING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
+    _S.RELAYING: frozenset({_S.IDLE, _S.REPLYING, _S.CLOSED}),
+    _S.REPLYING: frozenset({_S.IDLE, _S.CLOSED}),
+    _S.CLOSED: frozenset(),
+}

@@ -1,0 +1,178 @@
+"""A request body that was not there at once: collected until it can be routed, or passed on as it comes.
+
+Most requests never have one of these: a body that came with its head is whole. `Upload` re-frames: what the client
+framed by length goes on by length, what it chunked goes on in chunks of our own (RFC 9112 section 7.1), since a
+client's framing bytes never reach an upstream. Memory is bounded in both modes: collected bodies by the config's
+bounds, a waiting upload by pausing the client.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from aigw.errors import BAD_REQUEST, TOO_MUCH_COLLECTED, Failure
+from aigw.proxy.states import Body, Deadline
+from aigw.wire.chunked import BadChunk, ChunkDecoder
+from aigw.wire.framing import LengthDecoder
+from aigw.wire.multipart import BadForm, ModelPart
+from aigw.wire.reply import CONTINUE
+
+if TYPE_CHECKING:
+    from aigw.proxy.exchange import Exchange
+
+# Bytes of an upload kept while its connection is awaited; the client is paused beyond it.
+MAX_PENDING: Final = 64 * 1024
+
+
+class Upload:
+    """The body of one exchange, from the first byte that was missing to the last."""
+
+    __slots__ = ("_exchange", "_form", "_parts", "_reader", "_size", "counted", "paused")
+
+    def __init__(self, exchange: Exchange, length: int | None) -> None:
+        self._exchange = exchange
+        self._reader: LengthDecoder | ChunkDecoder = ChunkDecoder() if length is None else LengthDecoder(length)
+        self._form: ModelPart | None = None
+        self._parts: list[bytes] = []  # collected so far, or waiting for the connection
+        self._size = 0  # bytes in `_parts`
+        self.counted = 0  # what this body holds of bounds.collected
+        self.paused = False  # whether the client's socket is paused for it
+
+    def begin(self, source: str, model: str | None, rest: bytes) -> bytes:
+        """Start as the route wants it; `rest` came with the head. Returns what lies behind the body's end."""
+        exchange = self._exchange
+        client = exchange.client
+        if exchange.head.expect and not rest:
+            client.transport.write(CONTINUE)
+        client.run(Deadline.CLIENT_READ, monotonic() + exchange.snapshot.timeouts.client_read)
+        if source == "form":
+            try:
+                self._form = ModelPart(exchange.head.content_type)
+            except BadForm as error:
+                exchange.reply(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+                return b""
+        elif source != "body":
+            exchange.body = Body.UPLOADING
+            exchange.route(model)
+        return self.feed(rest) if rest and not exchange.ended else b""
+
+    def feed(self, data: bytes) -> bytes:
+        """More of the body. Returns what lies behind its end: the next request."""
+        exchange = self._exchange
+        reader = self._reader
+        try:
+            pieces = reader.feed(data)
+        except BadChunk as error:
+            exchange.fail(Failure(BAD_REQUEST, f"bad chunked body: {error}"))
+            return b""
+        for piece in pieces:
+            exchange.bytes_in += len(piece)
+        client = exchange.client
+        if client.runs is Deadline.CLIENT_READ:
+            client.deadline = monotonic() + exchange.snapshot.timeouts.client_read
+        if exchange.body is Body.COLLECTING:
+            self._collect(pieces)
+        else:
+            self._pass_on(pieces)
+        return reader.rest
+
+    def start(self) -> bytes:
+        """A connection is there: what has come until now, framed. More is written as it comes."""
+        parts, self._parts = self._parts, []
+        self._size = 0
+        self.resume()
+        return self._framed(parts)
+
+    @property
+    def length(self) -> int | None:
+        """Of the body as it goes on; None where it is chunked."""
+        reader = self._reader
+        return None if isinstance(reader, ChunkDecoder) else self._exchange.bytes_in + reader.missing
+
+    def pause(self) -> None:
+        if not self.paused and not self._reader.done:
+            self.paused = True
+            self._exchange.client.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self._exchange.client.transport.resume_reading()
+
+    def _collect(self, pieces: list[bytes]) -> None:
+        exchange = self._exchange
+        gateway = exchange.gateway
+        self._parts += pieces
+        size = sum(map(len, pieces))
+        self._size += size
+        self.counted += size
+        gateway.collected += size
+        if self._size > exchange.snapshot.body_bound:
+            exchange.fail(exchange.too_large())
+        elif gateway.collected > exchange.snapshot.collected_bound:
+            message = "the gateway holds as many request bodies as it may (bounds.collected); try again later"
+            exchange.fail(Failure(TOO_MUCH_COLLECTED, message))
+        elif self._form is not None:
+            self._find_model(self._form, pieces)
+        elif self._reader.done:
+            whole = b"".join(self._parts)
+            self._parts = []
+            exchange.body = Body.UPLOADED
+            exchange.collected(whole)
+
+    def _find_model(self, form: ModelPart, pieces: list[bytes]) -> None:
+        exchange = self._exchange
+        try:
+            decided = any(form.feed(piece) for piece in pieces)
+        except BadForm as error:
+            exchange.fail(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+            return
+        if not decided and not self._reader.done:
+            return
+        exchange.body = Body.UPLOADED if self._reader.done else Body.UPLOADING
+        exchange.route(form.model)
+
+    def rename(self, model: str) -> None:
+        """Put another model into the collected part of the form, before anything of it is sent."""
+        assert self._form is not None
+        assert self._form.span is not None
+        before = b"".join(self._parts)
+        start, end = self._form.span
+        after = before[:start] + model.encode() + before[end:]
+        self._parts = [after]
+        self._exchange.bytes_in += len(after) - len(before)
+
+    def _pass_on(self, pieces: list[bytes]) -> None:
+        exchange = self._exchange
+        upstream = exchange.upstream
+        ended = self._reader.done
+        if self._form is not None:
+            # Readers differ on which of two `model` parts counts, so a second one must not pass.
+            try:
+                for piece in pieces:
+                    self._form.feed(piece)
+            except BadForm as error:
+                exchange.fail(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+                return
+        if ended:
+            exchange.body = Body.UPLOADED
+        if upstream is None:
+            self._parts += pieces
+            self._size += sum(map(len, pieces))
+            if self._size > MAX_PENDING:
+                self.pause()
+            return
+        upstream.write(self._framed(pieces))
+        if ended:
+            self.resume()
+            exchange.uploaded(monotonic())
+
+    def _framed(self, pieces: list[bytes]) -> bytes:
+        reader = self._reader
+        if isinstance(reader, LengthDecoder):
+            return b"".join(pieces)
+        framed = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
+        if reader.done:
+            framed.append(b"0\r\n%b\r\n" % b"".join(line + b"\r\n" for line in reader.trailers))
+        return b"".join(framed)

@@ -1,0 +1,296 @@
+"""One socket to a target: writes a request, finds the response's head, and knows where its body ends.
+
+Before a read is passed on, framing has said whether the response is complete with it: a surplus byte, a bad chunk or
+an early close is never relayed as a complete answer. Bodies are spliced as the bytes that came; only for an HTTP/1.0
+client, which knows no chunks, a chunked body is decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final, cast
+
+from aigw.errors import (
+    INTERNAL,
+    UPSTREAM_CREDENTIAL_REFUSED,
+    UPSTREAM_CUT,
+    UPSTREAM_MALFORMED,
+    UPSTREAM_RESET,
+    Failure,
+    Refused,
+)
+from aigw.proxy.states import Body
+from aigw.wire.chunked import BadChunk, ChunkDecoder
+from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY, LENGTH_BODY, NO_BODY, BadFraming, ChunkObserver, body_of
+from aigw.wire.head import ResponseHead
+
+if TYPE_CHECKING:
+    from aigw.config.snapshot import Target
+    from aigw.proxy.exchange import Exchange
+    from aigw.proxy.pool import Pool
+
+UPLOADED: Final = Body.UPLOADED
+
+# No body is awaited, but a head.
+HEAD: Final = -1
+# Informational responses before the final one; a real upstream sends one or two.
+MAX_INFORMATIONAL: Final = 16
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """From dial to close; serves one exchange after the other."""
+
+    __slots__ = (
+        "_buffer",
+        "_decoder",
+        "_framing",
+        "_informational",
+        "_missing",
+        "_observer",
+        "_response",
+        "_scanned",
+        "exchange",
+        "idle_until",
+        "pool",
+        "served",
+        "target",
+        "transport",
+        "write_paused",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        # wiring
+        self.pool = pool
+        self.target: Target = pool.target
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
+        # per connection
+        self.served = 0  # exchanges that ended well on it
+        self.idle_until = 0.0
+        self.write_paused = False
+        self._observer: ChunkObserver | None = None
+        # per exchange
+        self.exchange: Exchange | None = None
+        self._framing = HEAD
+        self._missing = 0  # bytes of a body with a length that have not come
+        self._buffer = b""  # of a head that has not ended
+        self._scanned = 0
+        self._informational = 0
+        self._response: ResponseHead | None = None
+        self._decoder: ChunkDecoder | None = None  # for a client that knows no chunks
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self.target!r} served {self.served} {'busy' if self.exchange else 'idle'}>"
+
+    # the request --------------------------------------------------------------------------------------------------
+
+    def start(self, exchange: Exchange, data: bytes) -> None:
+        """Send a request's head, with what there is of its body, in one write."""
+        self.exchange = exchange
+        self._framing = HEAD
+        self._informational = 0
+        self._response = None
+        self._decoder = None
+        self.transport.write(data)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self.exchange is not None:
+            self.exchange.upstream_paused()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.exchange is not None:
+            self.exchange.upstream_resumed()
+
+    # the response -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.abort()  # nobody asked: whatever it is, it answers nothing
+            return
+        try:
+            if self._framing == HEAD:
+                self._head(exchange, data)
+            else:
+                self._body(exchange, data)
+        except BadFraming as error:
+            self._broken(exchange, Failure(UPSTREAM_MALFORMED, f"the upstream's answer is malformed: {error}"))
+        except Refused as refused:
+            self._broken(exchange, refused.failure)
+        except Exception as error:
+            exchange.gateway.report(error, self)
+            self._broken(exchange, Failure(INTERNAL, "the gateway failed on the upstream's answer; its log says how"))
+
+    def _head(self, exchange: Exchange, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        gateway = exchange.gateway
+        bounds = exchange.snapshot.head_bounds
+        while True:
+            end = data.find(b"\r\n\r\n", self._scanned)
+            if end < 0:
+                if len(data) > bounds.head:
+                    raise BadFraming("its head is larger than bounds.head")
+                if not data.startswith(b"HTTP/1."[: len(data)]):
+                    raise BadFraming("it does not begin with an HTTP/1.0 or HTTP/1.1 status line")
+                self._buffer = data
+                self._scanned = max(len(data) - 3, 0)
+                return
+            self._buffer = b""
+            self._scanned = 0
+            response = gateway.responses.parse(data[:end], bounds)
+            if response.status >= 200:
+                break
+            self._inform(exchange, response)
+            data = data[end + 4 :]
+        now = monotonic()
+        if response.status == 401 and self.target.has_credential:
+            # Its body may quote the credential, which is ours and not the client's business.
+            message = "the upstream refused the gateway's own credential; the operator has to check its api_key"
+            self._broken(exchange, Failure(UPSTREAM_CREDENTIAL_REFUSED, message))
+            return
+        method = exchange.head.line.method
+        framing = body_of(method, response)
+        self._framing = framing
+        self._response = response
+        body = data[end + 4 :]
+        size = len(body)
+        if framing == LENGTH_BODY:
+            if size > response.length:
+                raise BadFraming("bytes after the end of its body")
+            self._missing = response.length - size
+            done = size == response.length
+        elif framing == NO_BODY:
+            if size:
+                raise BadFraming("bytes after an answer that has no body")
+            done = True
+        elif framing == CHUNKED_BODY:
+            body, done = self._begin_chunks(exchange, body)
+        else:
+            done = False
+        plain = framing == CHUNKED_BODY and self._decoder is None
+        exchange.respond(
+            response,
+            body,
+            chunked=plain or (method == "HEAD" and response.chunked),
+            close=framing == CLOSE_BODY or self._decoder is not None,
+            now=now,
+        )
+        if done and self.exchange is exchange:
+            self._complete(exchange, now)
+
+    def _begin_chunks(self, exchange: Exchange, body: bytes) -> tuple[bytes, bool]:
+        if not exchange.head.line.minor:
+            self._decoder = ChunkDecoder()
+            return self._decode(self._decoder, body)
+        observer = self._observer
+        if observer is None:
+            observer = self._observer = ChunkObserver()
+        observer.begin()
+        return body, bool(body) and observer.feed(body)
+
+    def _body(self, exchange: Exchange, data: bytes) -> None:
+        framing = self._framing
+        if framing == LENGTH_BODY:
+            missing = self._missing - len(data)
+            if missing < 0:
+                raise BadFraming("bytes after the end of its body")
+            self._missing = missing
+            done = not missing
+        elif framing == CHUNKED_BODY:
+            if self._decoder is not None:
+                data, done = self._decode(self._decoder, data)
+            else:
+                assert self._observer is not None
+                done = self._observer.feed(data)
+        elif framing == CLOSE_BODY:
+            done = False
+        else:
+            raise BadFraming("bytes after an answer that has no body")
+        exchange.relay(data)
+        if done and self.exchange is exchange:
+            self._complete(exchange, monotonic())
+
+    def _decode(self, decoder: ChunkDecoder, data: bytes) -> tuple[bytes, bool]:
+        try:
+            body = b"".join(decoder.feed(data))
+        except BadChunk as error:
+            raise BadFraming(f"bad chunked body: {error}") from None
+        if decoder.done and decoder.rest:
+            raise BadFraming("bytes after the end of a chunked body")
+        return body, decoder.done
+
+    def _inform(self, exchange: Exchange, response: ResponseHead) -> None:
+        """A 1xx: passed on to a client that can read it (RFC 9110 section 15.2). 100 answers an `expect` that we do
+        not forward, and 101 a switch of protocols that was not asked for."""
+        self._informational += 1
+        if response.status == 101 or self._informational > MAX_INFORMATIONAL:
+            raise BadFraming("an informational response that was not asked for")
+        if response.status != 100:
+            exchange.inform(response)
+
+    def _complete(self, exchange: Exchange, now: float) -> None:
+        """The response is whole: give the connection back before the client's next request wants one."""
+        self.exchange = None
+        self.served += 1
+        if self._reusable(exchange):
+            self.pool.release(self, now, self._response.keep_alive if self._response else 0)
+        else:
+            self.abort()
+        exchange.relayed(now)
+
+    def _reusable(self, exchange: Exchange) -> bool:
+        """Reasons not to use the connection again."""
+        response = self._response
+        if response is None or response.close:
+            return False
+        if self._framing == CLOSE_BODY:
+            return False
+        if exchange.body is not UPLOADED or self.write_paused:
+            return False  # answered before the request was taken: what the upstream makes of the rest is open
+        return not self.transport.is_closing()
+
+    # endings ------------------------------------------------------------------------------------------------------
+
+    def eof_received(self) -> None:
+        """FIN: the end of a body that ends so, and a break of everything else. The transport closes itself."""
+        exchange = self.exchange
+        if exchange is not None and self._framing == CLOSE_BODY:
+            self.exchange = None
+            self.abort()
+            exchange.relayed(monotonic())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.lost(self)
+        exchange = self.exchange
+        if exchange is not None:
+            self._broken(exchange, self._loss())
+
+    def _loss(self) -> Failure:
+        if self._framing != HEAD:
+            return Failure(UPSTREAM_CUT, "the upstream broke off in the middle of its answer")
+        if self._buffer:
+            return Failure(UPSTREAM_MALFORMED, "the upstream broke off in the middle of its response head")
+        return Failure(UPSTREAM_RESET, "the upstream closed the connection without an answer")
+
+    def _broken(self, exchange: Exchange, failure: Failure) -> None:
+        unseen = failure.kind is UPSTREAM_RESET and self.served > 0 and not self._informational
+        self.exchange = None
+        self._buffer = b""
+        self._scanned = 0
+        self.abort()
+        exchange.upstream_lost(failure, unseen=unseen)
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way: what the upstream still computes is wanted by nobody."""
+        self.exchange = None
+        self.pool.lost(self)
+        self.transport.abort()

@@ -1,0 +1,437 @@
+"""What tests share: documents, a gateway in the test's own loop, an upstream that does what a test says, raw clients.
+
+Everything is real sockets on this machine; nothing waits by sleeping. `Client.read` and `until` wait for a condition
+with a limit, so that a test that would hang fails and says on what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aigw.config import snapshot
+from aigw.gateway import Gateway
+
+LIMIT = 5.0  # seconds any single wait may take
+NO_TIMEOUTS: dict[str, Any] = {"first_token": None, "total": None}
+CHAT = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
+
+
+# documents ------------------------------------------------------------------------------------------------------------
+
+
+def target(url: str, name: str = "a", **fields: Any) -> dict[str, Any]:
+    return {"name": name, "url": url, "weight": 1, "api_key": None, "headers": {}, "model": {}} | fields
+
+
+def upstream(*targets: dict[str, Any], provider: str = "openai", **fields: Any) -> dict[str, Any]:
+    dialects = {"http": [], "mock": ["openai", "anthropic", "gemini"], "azure": ["openai"]}.get(provider, [provider])
+    timeouts = {"queue": 5.0, "connect": 5.0, "send": 60.0, "first_byte": 600.0, "first_token": None, "idle": 300.0}
+    given = fields.pop("timeouts", {})
+    return {
+        "provider": provider,
+        "dialects": dialects,
+        "api_key": None,
+        "usage": "as_reported",
+        "balance": "round_robin",
+        "headers": {},
+        "timeouts": timeouts | {"pool_idle": 55.0} | given,
+        "max_connections": None,
+        "tls": {"verify": True, "ca": None, "server_name": None},
+        "targets": list(targets),
+    } | fields
+
+
+def model(upstream_name: str, real: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"upstream": upstream_name, "model": real, "list": None, "hidden": False, "timeouts": NO_TIMEOUTS} | fields
+
+
+def rule(name: str = "api", path: str = "/*", **fields: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "path": path,
+        "methods": None,
+        "upstream": None,
+        "default": None,
+        "strip_path": False,
+        "preserve_host": False,
+        "public": False,
+        "timeouts": NO_TIMEOUTS,
+    } | fields
+
+
+def key(text: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "models": ["*"],
+        "group": None,
+        "expires": None,
+        "disabled": False,
+        "previous": None,
+        "resources": False,
+    } | fields
+
+
+def gateway(*rules: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {
+        "hosts": ["*"],
+        "auth": "none",
+        "keys": {},
+        "models": {"*": model("up")},
+        "rules": list(rules) or [rule()],
+    } | fields
+
+
+def document(upstreams: dict[str, Any], *, gateways: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """A whole document with defaults; `timeouts` and `bounds` are laid over the defaults."""
+    timeouts = {"handshake": 10.0, "keepalive": 75.0, "request": 30.0, "client_read": 60.0, "client_write": 60.0}
+    bounds = {"head": 32768, "headers": 100, "url": 16384, "body": 33554432, "collected": 536870912}
+    return {
+        "listen": [{"address": "127.0.0.1:0"}],
+        "workers": 1,
+        "access_log": "off",
+        "timeouts": timeouts | {"linger": 2.0, "total": None} | fields.pop("timeouts", {}),
+        "bounds": bounds | {"connections": 10000} | fields.pop("bounds", {}),
+        "drain": {"delay": 0.0, "timeout": 30.0},
+        "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
+        "upstreams": upstreams,
+        "gateways": gateways or {"default": gateway()},
+    } | fields
+
+
+# waiting --------------------------------------------------------------------------------------------------------------
+
+
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    """The first true value of `condition`, looked at once a turn of the loop."""
+    deadline = asyncio.get_running_loop().time() + LIMIT
+    while not (value := condition()):
+        assert asyncio.get_running_loop().time() < deadline, f"waited in vain: {what}"
+        await asyncio.sleep(0.001)
+    return value
+
+
+# the gateway ----------------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """A gateway that listens on a port of its own; `records` are the access log's."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.gateway = Gateway(asyncio.get_running_loop(), self.lines.append, version="test")
+        self.port = 0
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    async def record(self, index: int = 0) -> dict[str, Any]:
+        """The record of the exchange that ended as number `index`."""
+        await until(lambda: len(self.lines) > index, f"record {index}")
+        return self.records[index]
+
+    def apply(self, config: dict[str, Any], generation: int = 1) -> None:
+        self.gateway.apply(snapshot.compile(config, generation))
+
+    async def connect(self) -> Client:
+        return await connect("127.0.0.1", self.port)
+
+
+@asynccontextmanager
+async def running(config: dict[str, Any]) -> AsyncIterator[Running]:
+    """A gateway that serves `config`."""
+    run = Running()
+    run.apply(config)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    run.port = sock.getsockname()[1]
+    await run.gateway.listen([sock])
+    try:
+        yield run
+    finally:
+        run.gateway.close()
+        await until(lambda: not run.gateway.clients, "clients gone after close")
+        # one more turn, so that transports closed just now are gone too
+        await asyncio.sleep(0)
+
+
+# raw clients ----------------------------------------------------------------------------------------------------------
+
+
+class Answer:
+    """One HTTP/1.1 response, parsed naively from bytes that are known to be one."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        head, _, self.body = raw.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        self.status = int(lines[0].split(b" ")[1])
+        self.lines = lines[1:]
+        self.headers = {
+            name.decode().lower(): value.strip().decode("latin-1")
+            for name, _, value in (line.partition(b":") for line in lines[1:])
+        }
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """A raw connection to the gateway."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, *parts: bytes) -> None:
+        """Each part in a write of its own, with a turn of the loop between them."""
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+            await asyncio.sleep(0)
+
+    async def read(self, end: bytes | int) -> bytes:
+        """Up to and including `end`, or that many bytes."""
+        async with asyncio.timeout(LIMIT):
+            if isinstance(end, int):
+                return await self.reader.readexactly(end)
+            return await self.reader.readuntil(end)
+
+    async def answer(self, *, head_only: bool = False) -> Answer:
+        """The next response, framed by length or chunks (kept as they came)."""
+        head = await self.read(b"\r\n\r\n")
+        answer = Answer(head)
+        if head_only or answer.status in (204, 304) or answer.status < 200:
+            return answer
+        if "content-length" in answer.headers:
+            return Answer(head + await self.read(int(answer.headers["content-length"])))
+        if answer.headers.get("transfer-encoding") == "chunked":
+            return Answer(head + await self._chunks())
+        return Answer(head + await self.rest())
+
+    async def _chunks(self) -> bytes:
+        raw = b""
+        while True:
+            line = await self.read(b"\r\n")
+            raw += line
+            size = int(line.split(b";")[0], 16)
+            if size == 0:
+                while (trailer := await self.read(b"\r\n")) != b"\r\n":
+                    raw += trailer
+                return raw + trailer
+            raw += await self.read(size + 2)
+
+    async def rest(self) -> bytes:
+        """Everything until the connection closes cleanly; a reset raises ConnectionResetError."""
+        async with asyncio.timeout(LIMIT):
+            return await self.reader.read(-1)
+
+    async def ask(self, raw: bytes, *, head_only: bool = False) -> Answer:
+        await self.send(raw)
+        return await self.answer(head_only=head_only)
+
+    def reset(self) -> None:
+        """RST instead of FIN."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
+
+async def connect(host: str, port: int) -> Client:
+    return Client(*await asyncio.open_connection(host, port, limit=2**26))
+
+
+def post(
+    path: str, body: bytes = CHAT, *lines: bytes, host: bytes = b"gw", chunks: list[bytes] | None = None
+) -> bytes:
+    """A POST as a client writes it, framed by length, or by the given chunks."""
+    head = [b"POST " + path.encode() + b" HTTP/1.1", b"host: " + host, b"content-type: application/json", *lines]
+    if chunks is None:
+        head.append(b"content-length: %d" % len(body))
+        return b"\r\n".join(head) + b"\r\n\r\n" + body
+    head.append(b"transfer-encoding: chunked")
+    return b"\r\n".join(head) + b"\r\n\r\n" + chunked(*chunks)
+
+
+def get(path: str, *lines: bytes, host: bytes = b"gw", method: bytes = b"GET") -> bytes:
+    return b"\r\n".join([method + b" " + path.encode() + b" HTTP/1.1", b"host: " + host, *lines]) + b"\r\n\r\n"
+
+
+def chunked(*chunks: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+def dechunked(raw: bytes) -> bytes:
+    """The payload of a whole chunked body."""
+    payload = b""
+    while True:
+        line, _, raw = raw.partition(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        if size == 0:
+            return payload
+        payload, raw = payload + raw[:size], raw[size + 2 :]
+
+
+def ok(body: bytes = b'{"ok": true}', *lines: bytes, status: bytes = b"200 OK") -> bytes:
+    """A whole response as an upstream writes it."""
+    head = [b"HTTP/1.1 " + status, b"content-type: application/json", *lines, b"content-length: %d" % len(body)]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+# the upstream ---------------------------------------------------------------------------------------------------------
+
+
+class Seen:
+    """A request as an upstream saw it; `body` is decoded, `raw` is not."""
+
+    def __init__(self, raw_head: bytes, raw_body: bytes) -> None:
+        self.raw = raw_head + raw_body
+        lines = raw_head[:-4].split(b"\r\n")
+        self.line = lines[0]
+        self.lines = lines[1:]
+        self.headers = {
+            name.decode().lower(): value.strip().decode("latin-1")
+            for name, _, value in (line.partition(b":") for line in self.lines)
+        }
+        self.is_chunked = self.headers.get("transfer-encoding") == "chunked"
+        self.body = dechunked(raw_body) if self.is_chunked else raw_body
+
+
+class Connection:
+    """The upstream's end of one connection, in the hands of a handler."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.requests = 0
+        self.is_gone = asyncio.get_running_loop().create_future()  # done when the gateway closed its end
+
+    async def send(self, *parts: bytes) -> None:
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def reset(self) -> None:
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.writer.transport.abort()
+
+    async def gone(self) -> None:
+        """Wait until the gateway has closed its end."""
+        async with asyncio.timeout(LIMIT):
+            try:
+                while await self.reader.read(65536):
+                    pass
+            except ConnectionError:
+                pass
+
+
+Handler = Callable[[Connection, Seen], Awaitable[None]]
+
+
+class Stub:
+    """An upstream that records what it saw and answers as its handler says: bytes, or a coroutine per request.
+
+    `on_head` is called, where given, as soon as a head is complete, before the body is read; it may answer early.
+    """
+
+    def __init__(self, handler: Handler | bytes = ok(), on_head: Handler | None = None) -> None:  # noqa: B008
+        self.handler = handler
+        self.on_head = on_head
+        self.seen: list[Seen] = []
+        self.connections: list[Connection] = []
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def last(self) -> Seen:
+        return self.seen[-1]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(reader, writer)
+        self.connections.append(connection)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while True:
+                await self._one(connection)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _one(self, connection: Connection) -> None:
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        if self.on_head is not None:
+            await self.on_head(connection, Seen(head, b"0\r\n\r\n" if b"chunked" in head else b""))
+        seen = Seen(head, await self._body(connection.reader, Seen(head, b"0\r\n\r\n")))
+        self.seen.append(seen)
+        connection.requests += 1
+        if isinstance(self.handler, bytes):
+            await connection.send(self.handler)
+        else:
+            await self.handler(connection, seen)
+
+    async def _body(self, reader: asyncio.StreamReader, head: Seen) -> bytes:
+        if not head.is_chunked:
+            return await reader.readexactly(int(head.headers.get("content-length", "0")))
+        raw = b""
+        while True:
+            line = await reader.readuntil(b"\r\n")
+            raw += line
+            size = int(line.split(b";")[0], 16)
+            if size == 0:
+                while (trailer := await reader.readuntil(b"\r\n")) != b"\r\n":
+                    raw += trailer
+                return raw + trailer
+            raw += await reader.readexactly(size + 2)
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await until(lambda: not self._tasks, "stub connections ended")
+
+
+@asynccontextmanager
+async def stub(
+    handler: Handler | bytes | None = None, *, on_head: Handler | None = None, ssl: Any = None, path: str | None = None
+) -> AsyncIterator[Stub]:
+    """A stub upstream on a port (or unix socket) of its own."""
+    up = Stub(ok() if handler is None else handler, on_head)
+    if path is not None:
+        server = await asyncio.start_unix_server(up.serve, path, limit=2**26)
+    else:
+        server = await asyncio.start_server(up.serve, "127.0.0.1", 0, ssl=ssl, limit=2**26)
+        up.port = server.sockets[0].getsockname()[1]
+    try:
+        yield up
+    finally:
+        server.close()
+        await up.stop()
