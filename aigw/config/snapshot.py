@@ -139,20 +139,23 @@ class UpstreamTimeouts:
 class Candidate:
     """One target for one model: everything about the pair that does not change from request to request.
 
-    `sent` is the name the provider gets, None where the rule does not route by model; `answer` are the header lines,
-    each with CRLF, that tell the client what answered.
+    `sent` is the name the provider gets, None where the rule does not route by model; `answer` are the header lines
+    that tell the client what answered.
     """
 
-    __slots__ = ("answer", "renamed", "sent", "target")
+    __slots__ = ("answer", "first_byte", "idle", "pool", "renamed", "sent", "target")
 
     def __init__(self, target: Target, asked: str | None, sent: str | None) -> None:
         self.target = target
         self.sent = None if sent is None else target.models.get(sent, sent)
         self.renamed = self.sent != asked
-        lines = [f"x-aigw-upstream: {target.upstream.name}\r\n"]
+        self.pool: Any = None  # the worker's, once it was asked for; a snapshot knows no sockets
+        lines = [f"x-aigw-upstream: {target.upstream.name}"]
         if self.sent is not None:
-            lines.append(f"x-aigw-model: {quote(self.sent, safe=_HEADER_SAFE)}\r\n")
-        self.answer = "".join(lines).encode()
+            lines.append(f"x-aigw-model: {quote(self.sent, safe=_HEADER_SAFE)}")
+        self.answer = "\r\n".join(lines).encode()
+        self.first_byte = target.upstream.timeouts.first_byte  # seconds, here for the hot path
+        self.idle = target.upstream.timeouts.idle
 
 
 # What may stand bare in a header value; a model's name is any text, and must not become a header of its own.
@@ -162,12 +165,14 @@ _HEADER_SAFE: Final = "!#$&'()*+,/:;<=>?@[]^_`{|}~ "
 class Resolved:
     """A model name as a client asked for it, found: its entry, and one candidate per target of its upstream."""
 
-    __slots__ = ("candidates", "entry", "total", "upstream")
+    __slots__ = ("candidates", "entry", "only", "total", "upstream")
 
     def __init__(self, upstream: Upstream, entry: str | None, asked: str | None, sent: str | None) -> None:
         self.upstream = upstream
         self.entry = entry  # the config's name of it, for metrics: never the client's text
         self.candidates = tuple(Candidate(target, asked, sent) for target in upstream.targets)
+        # the one candidate, where there is nothing to choose
+        self.only = self.candidates[upstream.sequence[0]] if len(upstream.sequence) == 1 else None
         self.total: float | None = None
 
 

@@ -1,0 +1,158 @@
+"""A validated config as the plain document that a snapshot is compiled from: JSON-able, everything filled in.
+
+Durations are float seconds (off: null), sizes int bytes, dates float epoch seconds; relative paths are made absolute;
+the short forms and the providers' defaults (URL, dialects, a target's name) are gone. Keys of features to come are not
+part of it.
+"""
+
+import os
+import re
+from pathlib import Path as FilePath
+from typing import Any
+
+from aigw.config.checks import DIALECTS
+from aigw.config.problem import Finding, Path, path_text
+from aigw.config.schema import Config, Gateway, Key, ModelEntry, Rule, Target, Upstream
+from aigw.config.values import target_name
+
+__all__ = ["expand"]
+
+URLS = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+    "gemini": "https://generativelanguage.googleapis.com",
+}
+
+
+def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding]]:
+    """The document (its relative paths taken from the folder `base`), and what is wrong with names of targets."""
+    found: list[Finding] = []
+    document = {
+        "listen": [{"address": listen.address} for listen in config.listen],
+        "workers": config.workers,
+        "access_log": config.access_log
+        if config.access_log in ("stdout", "off")
+        else _absolute(config.access_log, base),
+        "timeouts": config.timeouts.model_dump(),
+        "bounds": config.bounds.model_dump(),
+        "drain": config.drain.model_dump(),
+        "answer_headers": config.answer_headers.model_dump(by_alias=True),
+        "upstreams": {
+            name: _upstream(("upstreams", name), upstream, base, found) for name, upstream in config.upstreams.items()
+        },
+        "gateways": {name: _gateway(gateway) for name, gateway in config.gateways.items()},
+    }
+    return document, found
+
+
+def _absolute(path: str, base: FilePath) -> str:
+    return os.path.abspath(base / path)
+
+
+def _upstream(path: Path, upstream: Upstream, base: FilePath, found: list[Finding]) -> dict[str, Any]:
+    tls = upstream.tls
+    return {
+        "provider": upstream.provider,
+        "dialects": list(DIALECTS[upstream.provider]) if upstream.dialects is None else upstream.dialects,
+        "api_key": upstream.api_key,
+        "usage": upstream.usage,
+        "balance": upstream.balance,
+        "headers": upstream.headers,
+        "timeouts": upstream.timeouts.model_dump(),
+        "max_connections": upstream.max_connections,
+        "tls": {
+            "verify": tls.verify,
+            "ca": None if tls.ca is None else _absolute(tls.ca, base),
+            "server_name": tls.server_name,
+        },
+        "targets": _targets(path, upstream, found),
+    }
+
+
+def _targets(path: Path, upstream: Upstream, found: list[Finding]) -> list[dict[str, Any]]:
+    targets: dict[str | int, Target] = dict(upstream.targets)
+    if not targets and upstream.provider in URLS:
+        targets[0] = Target(url=URLS[upstream.provider])
+    names: dict[str, tuple[Path, bool]] = {}
+    listed = []
+    for key, target in targets.items():
+        here = (*path, "targets", key)
+        given = key if isinstance(key, str) else target.name
+        name = given or default_name(target.url)
+        try:
+            target_name(name)
+        except ValueError:
+            found.append(Finding(here, "needs a name, since its URL makes none (64 of A-Z a-z 0-9 . _ @ - : [ ])"))
+        first, first_given = names.setdefault(name, (here, given is not None))
+        if first != here and not (given and first_given):  # names given twice are found among the checks
+            message = f"has the same name as {path_text(first)}, its host and port; give it a name of its own"
+            found.append(Finding(here, message))
+        listed.append(
+            {
+                "name": name,
+                "url": target.url,
+                "weight": target.weight,
+                "api_key": target.api_key,
+                "headers": target.headers,
+                "model": target.model,
+            }
+        )
+    return listed
+
+
+def default_name(url: str) -> str:
+    """`host:port` of a URL in normal form; the file's name of a unix socket."""
+    if url.startswith("unix:"):
+        return url[5:].partition(":")[0].rpartition("/")[2]
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0]
+    if re.search(r":[0-9]+$", authority):
+        return authority
+    return f"{authority}:{443 if scheme == 'https' else 80}"
+
+
+def _gateway(gateway: Gateway) -> dict[str, Any]:
+    return {
+        "hosts": gateway.hosts,
+        "auth": gateway.auth,
+        "keys": {name: _key(key) for name, key in gateway.keys.items()},
+        "models": {name: _model(model) for name, model in gateway.models.items()},
+        "rules": [_rule(rule) for rule in gateway.rules],
+    }
+
+
+def _key(key: Key) -> dict[str, Any]:
+    return {
+        "sha256": key.sha256,
+        "models": key.models,
+        "group": key.group,
+        "expires": key.expires,
+        "disabled": key.disabled,
+        "previous": None if key.previous is None else key.previous.model_dump(),
+        "resources": key.resources,
+    }
+
+
+def _model(model: ModelEntry) -> dict[str, Any]:
+    return {
+        "upstream": model.upstream,
+        "model": model.model,
+        "list": model.listed,
+        "hidden": model.hidden,
+        "timeouts": model.timeouts.model_dump(),
+    }
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    default = rule.default
+    return {
+        "name": rule.name,
+        "path": rule.path,
+        "methods": rule.methods,
+        "upstream": rule.upstream,
+        "default": default[None] if default is not None and None in default else default,
+        "strip_path": rule.strip_path,
+        "preserve_host": rule.preserve_host,
+        "public": rule.public,
+        "timeouts": rule.timeouts.model_dump(),
+    }

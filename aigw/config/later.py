@@ -1,0 +1,73 @@
+"""Features to come: keys that are validated like everything else and then refused, so that nothing is silently ignored.
+
+The table is the whole of it. A feature that arrives deletes its lines.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aigw.config.problem import Finding
+from aigw.config.walk import select
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A feature to come: where its key stands (`*` for any name), and which values ask for it."""
+
+    pattern: str
+    feature: str
+    asked: Callable[[object], bool] = lambda value: True
+
+
+def _is(*words: str) -> Callable[[object], bool]:
+    return lambda value: str(value) in words
+
+
+def _is_not(*words: str) -> Callable[[object], bool]:
+    return lambda value: str(value) not in words
+
+
+def _is_unix(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("unix:")
+
+
+LATER = (
+    Later("listen.tls", "TLS on listeners is"),
+    Later("listen.*.tls", "TLS on listeners is"),
+    Later("listen", "listening on a unix socket is", _is_unix),
+    Later("listen.*", "listening on a unix socket is", _is_unix),
+    Later("listen.*.address", "listening on a unix socket is", _is_unix),
+    Later("workers", "more than one worker is", _is_not("1")),
+    Later("usage_store", "the usage store is", _is_not("off")),
+    Later("trusted_proxies", "believing X-Forwarded-For is", bool),
+    Later("prices", "pricing is", bool),
+    Later("upstreams.*.usage", "asking for usage is", _is("inject")),
+    Later("upstreams.*.balance", "this balance is", _is("random", "hash")),
+    Later("upstreams.*.hash_on", "balance: hash is"),
+    Later("upstreams.*.health", "probing targets is"),
+    Later("upstreams.*.eject", "ejecting targets is"),
+    Later("upstreams.*.timeouts.first_token", "first_token is", _is_not("off")),
+    Later("upstreams.*.limits", "limiting upstreams is", bool),
+    Later("upstreams.*.targets.*.limits", "limiting targets is", bool),
+    Later("gateways.*.limits", "limiting gateways is", bool),
+    Later("gateways.*.retry", "retrying is"),
+    Later("gateways.*.keys.*.limits", "limiting keys is", bool),
+    Later("gateways.*.keys.*.retry", "retrying is"),
+    Later("gateways.*.models.*.limits", "limiting models is", bool),
+    Later("gateways.*.models.*.retry", "retrying is"),
+    Later("gateways.*.models.*.fallback", "falling back to other models is", bool),
+    Later("gateways.*.models.*.split", "splitting between models is"),
+    Later("gateways.*.models.*.timeouts.first_token", "first_token is", _is_not("off")),
+    Later("gateways.*.rules.*.limits", "limiting rules is", bool),
+    Later("gateways.*.rules.*.retry", "retrying is"),
+    Later("gateways.*.rules.*.timeouts.first_token", "first_token is", _is_not("off")),
+)
+
+
+def not_yet(raw: object) -> list[Finding]:
+    return [
+        Finding(path, f"{later.feature} not available yet; leave it out", at_key=True)
+        for later in LATER
+        for path, value in select(raw, later.pattern)
+        if later.asked(value)
+    ]

@@ -1,0 +1,242 @@
+"""The config file: read, interpolated, validated, checked, and handed over as the plain document.
+
+`load` and `parse` are for commands. Run as a module this is the short-lived config child: parsing 10,000 keys holds the
+interpreter for seconds, so neither the supervisor nor a worker does it. The child prints one JSON object and nothing
+else, whatever the input: `{"document", "warnings", "files"}` with status 0, `{"errors"}` with status 1.
+
+    python -m aigw.config.store [--builtin | PATH]
+
+The document's shape is what `document.expand` returns.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aigw.config import checks, later, schema
+from aigw.config.document import expand
+from aigw.config.interpolate import interpolate
+from aigw.config.loader import Loader
+from aigw.config.problem import ConfigError, Finding, Problem, path_text
+from aigw.config.walk import value_at
+
+__all__ = ["ConfigError", "Loaded", "Problem", "builtin", "load", "parse"]
+
+MAX_BYTES = 16 << 20  # of the file: 100,000 keys, a minute of parsing
+MAX_SECRET_BYTES = 64 << 10  # of an interpolated file
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A config that can be used. `files` are the other files it was made from: interpolated ones and CAs."""
+
+    document: dict[str, Any]
+    warnings: list[Problem]
+    files: list[str]
+
+    def __repr__(self) -> str:  # the document holds credentials
+        return f"<Loaded {len(self.warnings)} warnings {len(self.files)} files>"
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Loaded:
+    """The config in the file `path`. Raises: ConfigError with every problem."""
+    name = _printable(str(path))
+    try:
+        text = _read(path, MAX_BYTES)
+    except ValueError as error:
+        raise ConfigError([Problem(name, 0, 0, "", str(error))]) from None
+    except UnreadableBytes as error:
+        raise ConfigError([Problem(name, error.line, error.column, "", error.message)]) from None
+    return parse(text, name=name, base=path.parent, environ=environ)
+
+
+def parse(text: str, *, name: str, base: Path, environ: Mapping[str, str]) -> Loaded:
+    """The config in `text`, called `name` in problems; relative paths are taken from the folder `base`.
+
+    Raises: ConfigError with every problem.
+    """
+    files = _Files(base)
+    loader = Loader(text, name, lambda value: interpolate(value, environ, files.secret))
+    problems = list(loader.problems)
+
+    def problem(finding: Finding) -> Problem:
+        place = loader.place(finding.path, finding.at_key)
+        source = getattr(value_at(loader.data, finding.path), "source", None)
+        origin = f" (the value comes from {source})" if source else ""
+        return Problem(name, *place, path_text(finding.path), finding.message + origin)
+
+    config, refused = schema.validate(loader.data)
+    wrong = {finding.path for finding in refused}
+    refused += (finding for finding in checks.errors(loader.data) if finding.path not in wrong)
+    refused += (finding for finding in later.not_yet(loader.data) if finding.path not in wrong)
+    document: dict[str, Any] = {}
+    if config is not None:
+        document, unnamed = expand(config, base)
+        refused += [*unnamed, *files.authorities(document)]
+    said = {known.path for known in problems}  # a reference that led nowhere is one problem, not two
+    problems += (found for found in map(problem, refused) if found.path not in said)
+    if problems:
+        raise ConfigError(_in_order(problems))
+    return Loaded(document, _in_order(map(problem, checks.warnings(loader.data))), files.names)
+
+
+def builtin(environ: Mapping[str, str]) -> Loaded:
+    """The config for those who have none: providers whose key the environment holds, else the mock. Loopback only.
+
+    Raises: ConfigError, where the environment holds something unusable.
+    """
+    text = "\n".join(_builtin_lines(environ))
+    return parse(text, name="built-in config", base=Path.cwd(), environ=environ)
+
+
+# Variable of the key, variable of the URL, and which models are whose where there are several providers.
+_PROVIDERS = {
+    "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL", ("gpt-*", "chatgpt-*", "o*", "text-embedding-*", "dall-e-*")),
+    "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", ("claude-*",)),
+    "gemini": ("GEMINI_API_KEY", None, ("gemini-*",)),
+}
+
+
+def _builtin_lines(environ: Mapping[str, str]) -> Iterable[str]:
+    present = {name: entry for name, entry in _PROVIDERS.items() if environ.get(entry[0])}
+    yield "upstreams:"
+    for name, (key, url, _) in present.items():
+        yield f'  {name}: {{provider: {name}, api_key: "${{{key}}}"'
+        yield f'    , targets: [{{name: {name}, url: "${{{url}}}"}}]' if url and environ.get(url) else ""
+        yield "    }"
+    if not present:
+        yield "  mock: {provider: mock}"
+    yield "gateways:"
+    yield "  default:"
+    yield "    auth: none"
+    yield "    models:"
+    if len(present) > 1:
+        yield from (f'      "{glob}": {name}' for name, (_, _, globs) in present.items() for glob in globs)
+    yield f'      "*": {next(iter(present), "mock")}'
+
+
+class UnreadableBytes(Exception):
+    """Bytes that are no UTF-8, and where they stand."""
+
+    def __init__(self, line: int, column: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
+        self.message = message
+
+
+def _read(path: Path, bound: int) -> str:
+    """A file's text. Raises: ValueError or UnreadableBytes, with a message for people."""
+    try:
+        # a pipe or a device could block for ever, or never end
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("is no regular file; name a file")
+            content = file.read(bound + 1)
+    except FileNotFoundError:
+        raise ValueError("does not exist; check the path") from None
+    except PermissionError:
+        raise ValueError("may not be read by this user; check owner and mode") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        if "null" in str(error):
+            raise ValueError("has a path with a NUL in it; check the path") from None
+        raise
+    if len(content) > bound:
+        raise ValueError(f"is larger than {bound >> 10} KiB; is it the right file?")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before[before.rfind(b"\n") + 1 :].decode()) + 1
+        raise UnreadableBytes(line, column, "is not UTF-8 from here on; save the file as UTF-8") from None
+
+
+class _Files:
+    """The other files a config names: read once each, and remembered so that they can be watched."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.names: list[str] = []
+
+    def secret(self, path: str) -> str:
+        """The content of an interpolated file without its last line break. Raises: ValueError."""
+        if not path:
+            raise ValueError('names no file; write "${file:/run/secrets/name}"')
+        try:
+            return self._read(path, MAX_SECRET_BYTES).removesuffix("\n").removesuffix("\r")
+        except ValueError as error:
+            raise ValueError(f"the file of ${{file:{_printable(path)}}} {error}") from None
+
+    def authorities(self, document: dict[str, Any]) -> list[Finding]:
+        """Findings for CA files that cannot be used."""
+        found = []
+        for name, upstream in document["upstreams"].items():
+            if path := upstream["tls"]["ca"]:
+                try:
+                    _check_authorities(self._read(path, MAX_BYTES))
+                except ValueError as error:
+                    found.append(Finding(("upstreams", name, "tls", "ca"), f"the file {error}"))
+        return found
+
+    def _read(self, path: str, bound: int) -> str:
+        full = os.path.abspath(self.base / path)
+        if full not in self.names:
+            self.names.append(full)
+        try:
+            return _read(Path(full), bound)
+        except UnreadableBytes:
+            raise ValueError("is not UTF-8 text") from None
+
+
+def _check_authorities(text: str) -> None:
+    import ssl  # 20 ms that only configs with a CA pay
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from None
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As they stand in the file, each once."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
+
+
+def _printable(path: str) -> str:
+    """A path for messages; bytes that are no text and control characters escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
+
+
+def _child(arguments: list[str]) -> int:
+    """The config child."""
+    import json
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches it too, and is not a crash
+    answer: dict[str, Any]
+    try:
+        if len(arguments) != 1:
+            raise ConfigError([Problem("aigw.config.store", 0, 0, "", "takes one argument: --builtin or a path")])
+        loaded = builtin(os.environ) if arguments == ["--builtin"] else load(Path(arguments[0]), os.environ)
+        answer = {
+            "document": loaded.document,
+            "warnings": [str(problem) for problem in loaded.warnings],
+            "files": loaded.files,
+        }
+    except ConfigError as error:
+        answer = {"errors": [str(problem) for problem in error.problems]}
+    json.dump(answer, sys.stdout)
+    sys.stdout.write("\n")
+    return 1 if "errors" in answer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child(sys.argv[1:]))
