@@ -1,0 +1,307 @@
+"""The command `aigw`: what people type, checked, and handed to the module that does it.
+
+Each command imports what it needs when it runs, so that `aigw serve` is not slowed by what `aigw check` uses. Results
+go to stdout, everything said to the person to stderr. Exit status: 0 done, 1 it failed for the reason given, 2 the
+command line is wrong.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from aigw import __version__
+
+CONFIG = "config.yaml"  # used without --config, where it stands in the current folder
+NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")  # of a key, as in the config
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")  # a YAML key that needs no quotes, unless it is one of the next
+YAML_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+EPILOG = """\
+examples:
+  aigw serve                        serve ./config.yaml, or a built-in config where there is none
+  aigw check config.yaml            is the file good? every error at once
+  aigw key alice                    make a key for a client
+  aigw mock --listen 127.0.0.1:9000 a provider that needs no key, for tests
+
+aigw COMMAND --help shows more."""
+
+SERVE = """\
+examples:
+  aigw serve
+  aigw serve --config /etc/aigw/config.yaml
+  aigw serve --listen 0.0.0.0:8081                      instead of the file's addresses
+  aigw serve --listen 127.0.0.1:8081 --listen [::1]:8081
+  aigw serve --listen 127.0.0.1:0                       any free port; the start screen tells it
+
+Without --config: ./config.yaml, else a built-in config made from the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY,
+GEMINI_API_KEY), else a mock provider that needs no key. The access log goes to stdout, one JSON line per exchange.
+
+signals:
+  SIGTERM, SIGINT   finish what runs (drain.timeout), then end with status 0; a second one ends at once
+  SIGUSR1           open the access log's file again, after it was moved away"""
+
+CHECK = """\
+examples:
+  aigw check                        ./config.yaml, else the built-in config
+  aigw check /etc/aigw/config.yaml && systemctl restart aigw
+
+Prints every error with its line and what would be right. Exit status 0: the file can be served; 1: it cannot."""
+
+MOCK = """\
+examples:
+  aigw mock --listen 127.0.0.1:9000
+  aigw mock --listen 127.0.0.1:9000 --latency 0.3 --rate 50 --tokens 200
+  aigw mock --listen unix:/tmp/mock.sock --fail status=503,retry-after=2
+  aigw mock --listen 127.0.0.1:9000 --fail cut-between
+
+It speaks OpenAI's, Anthropic's and Gemini's API and asks for no key. A request may set the same words in its header:
+  curl -H "x-mock: tokens=5,latency=0.1" ..."""
+
+KEY = """\
+examples:
+  aigw key alice
+  KEY=$(aigw key alice | head -1)
+
+Prints the key, then the line to paste under gateways.NAME.keys in the config. The config holds the key's SHA-256
+digest; the key itself is stored nowhere and cannot be shown again."""
+
+SCHEMA = """\
+examples:
+  aigw schema > aigw.schema.json    then, as the first line of config.yaml, for editors:
+  # yaml-language-server: $schema=aigw.schema.json"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors that say what would be right."""
+
+    def __init__(self, *, prog: str, epilog: str, **options: Any) -> None:
+        super().__init__(
+            prog=prog,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}\ntry: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            self.error(f"unknown argument {unknown[0]!r}{_nearest(unknown[0].partition('=')[0], known)}")
+        return found
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # only when there is something to complain about
+
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status."""
+    since = time.monotonic()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(words, since)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        _discard_output()
+        return 130
+    except OSError as error:
+        _discard_output()
+        if isinstance(error, BrokenPipeError):  # aigw schema | head
+            return 141  # what a shell shows for a command that SIGPIPE ended
+        print(f"aigw: {error}", file=sys.stderr)
+        return 1
+
+
+def _discard_output() -> None:
+    """What stdout did not take must not be tried again while the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _run(words: list[str], since: float) -> int:
+    parser = Parser(
+        prog="aigw",
+        usage="aigw COMMAND ...",
+        description="An AI gateway: your applications speak to it as to OpenAI, Anthropic or Gemini.",
+        epilog="commands:\n" + "".join(f"  {name:<8}{text}\n" for name, (text, _) in COMMANDS.items()) + f"\n{EPILOG}",
+    )
+    parser.add_argument("--version", action="version", version=f"aigw {__version__}")
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    name, *rest = words
+    if name not in COMMANDS:
+        if name.startswith("-"):
+            parser.parse_args(words)  # answers --help and --version; all else is an error
+        parser.error(f"unknown command {name!r}{_nearest(name, list(COMMANDS))}")
+    return int(COMMANDS[name][1](rest, since))
+
+
+# --- aigw serve
+
+
+def serve(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw serve", description="Serves the gateway until SIGTERM or Ctrl-C.", epilog=SERVE)
+    parser.add_argument("--config", metavar="FILE", help="the config file")
+    parser.add_argument(
+        "--listen", metavar="ADDRESS", action="append", default=[], help="host:port, instead of the file's; repeatable"
+    )
+    parser.add_argument("--workers", metavar="N", default="1", help="worker processes; only 1 is available yet")
+    flags = parser.parse_args(words)
+    if flags.workers != "1":
+        parser.error(f"--workers {flags.workers}: several workers are not available yet; leave it out, or write 1")
+
+    from aigw import listen, process
+
+    try:
+        for address in flags.listen:
+            listen.parse(address)
+    except listen.ListenError as error:
+        parser.error(f"--listen {error}")
+    # Both start now, beside this process, which goes on importing: it needs an event loop next.
+    path = _config_path(flags.config)
+    process.prepare()
+    config = process.start_config(path)
+    worker = process.start_worker()
+
+    from aigw import supervisor
+
+    return supervisor.run(supervisor.Options(path, tuple(flags.listen), since), config, worker)
+
+
+def _config_path(given: str | None) -> str | None:
+    if given is not None:
+        return given
+    return CONFIG if os.path.lexists(CONFIG) else None
+
+
+# --- aigw check
+
+
+def check(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw check", description="Reads a config file and says what is wrong with it.", epilog=CHECK)
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the config file")
+    path = _config_path(parser.parse_args(words).file)
+
+    from pathlib import Path
+
+    from aigw.config import snapshot, store
+
+    try:
+        loaded = store.builtin(os.environ) if path is None else store.load(Path(path), os.environ)
+    except store.ConfigError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 1
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    document = loaded.document
+    snapshot.compile(document, 1)
+    gateways = document["gateways"].values()
+    counts = [
+        _count(len(document["gateways"]), "gateway"),
+        _count(sum(len(gateway["models"]) for gateway in gateways), "model"),
+        _count(sum(len(gateway["rules"]) for gateway in gateways), "rule"),
+        _count(sum(len(gateway["keys"]) for gateway in gateways), "key"),
+        _count(len(document["upstreams"]), "upstream"),
+    ]
+    listens = ", ".join(listener["address"] for listener in document["listen"])
+    print(f"{path or 'built-in config'} is good: {', '.join(counts)}; listens on {listens}")
+    return 0
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+# --- aigw mock
+
+
+def mock(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw mock", description="Serves a provider that answers by itself.", epilog=MOCK)
+    parser.add_argument("--listen", metavar="ADDRESS", required=True, help="host:port, [v6]:port or unix:/path")
+    parser.add_argument("--latency", metavar="SECONDS", help="before each answer")
+    parser.add_argument("--rate", metavar="N", help="tokens per second; without it all at once")
+    parser.add_argument("--tokens", metavar="N", help="length of an answer")
+    parser.add_argument("--fail", metavar="WORDS", default="", help="fail on purpose, such as status=503")
+    flags = parser.parse_args(words)
+
+    from aigw.mock import Settings
+    from aigw.mock import serve as serve_mock
+
+    given = [f"{name}={value}" for name in ("latency", "rate", "tokens") if (value := getattr(flags, name)) is not None]
+    try:
+        settings = Settings.parse(",".join([*given, flags.fail]))
+    except ValueError as error:
+        parser.error(str(error))
+
+    import uvloop
+
+    def ready(address: str) -> None:
+        print(f"the mock listens on {address}", file=sys.stderr, flush=True)
+
+    try:
+        uvloop.run(serve_mock(flags.listen, settings, ready=ready))
+    except ValueError as error:
+        parser.error(f"--listen: {error}")
+    except OSError as error:
+        print(f"aigw mock: {flags.listen}: {error.strerror}; choose another --listen address", file=sys.stderr)
+        return 1
+    return 0
+
+
+# --- aigw key
+
+
+def key(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw key", description="Makes a key for a client of the gateway.", epilog=KEY)
+    parser.add_argument("name", metavar="NAME", help="who will use it: letters, digits and . _ @ -, at most 64")
+    name = parser.parse_args(words).name
+    if not NAME.fullmatch(name):
+        parser.error(f"{name!r} cannot name a key; use 1 to 64 letters, digits and . _ @ -, such as alice")
+
+    import hashlib
+    import secrets
+
+    secret = f"sk-aigw-{secrets.token_urlsafe(32)}"
+    label = name if PLAIN.fullmatch(name) and name.lower() not in YAML_WORDS else f'"{name}"'
+    print(secret)
+    print(f'{label}: {{sha256: "{hashlib.sha256(secret.encode()).hexdigest()}"}}')
+    if sys.stdout.isatty():
+        print("\nThe first line is the key: it is shown once and stored nowhere.", file=sys.stderr)
+        print("Paste the second under gateways.NAME.keys in the config.", file=sys.stderr)
+    return 0
+
+
+# --- aigw schema
+
+
+def schema(words: list[str], since: float) -> int:
+    Parser(prog="aigw schema", description="Prints the config's JSON Schema.", epilog=SCHEMA).parse_args(words)
+
+    import json
+
+    from aigw.config.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+COMMANDS = {
+    "serve": ("serve the gateway", serve),
+    "check": ("is a config file good?", check),
+    "mock": ("a provider that answers by itself", mock),
+    "key": ("make a key for a client", key),
+    "schema": ("the config's JSON Schema, for editors", schema),
+}
