@@ -1,0 +1,222 @@
+"""Where each microsecond of an exchange goes: the proxy's own code on fake transports, without a kernel.
+
+    python benchmarks/micro.py [--rounds 15] [--count 2000] [--profile]
+
+Each step is timed alone, in rounds; the best round is printed, since whatever else a machine does only ever adds. The
+first rows are whole exchanges: a request in, the request out, the response in, the response out, its record. In place,
+with cold caches and the kernel's share, an exchange costs more: `compare.py` measures that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import platform
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from sys import path as sys_path
+from time import monotonic, process_time
+from typing import Any, cast
+
+sys_path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import fakes  # the documents that tests are written with
+
+from aigw import ledger
+from aigw.config import snapshot
+from aigw.errors import Failure
+from aigw.forward import request_prefix
+from aigw.gateway import Gateway
+from aigw.policies import keys
+from aigw.proxy.admission import MODEL
+from aigw.proxy.client import ClientConnection
+from aigw.proxy.exchange import Exchange
+from aigw.proxy.upstream import UpstreamConnection
+from aigw.route import choose, find, match
+from aigw.wire.jsonspan import load
+
+BODY = b'{"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "Hi"}]}'
+# What OpenAI's Python SDK sends, less what differs from call to call.
+LINES = (
+    b"Host: 127.0.0.1:8081",
+    b"Accept-Encoding: gzip, deflate",
+    b"Connection: keep-alive",
+    b"Accept: application/json",
+    b"Content-Type: application/json",
+    b"User-Agent: OpenAI/Python 3.54.0",
+    b"X-Stainless-Lang: python",
+    b"X-Stainless-Package-Version: 3.54.0",
+    b"X-Stainless-OS: Linux",
+    b"X-Stainless-Arch: x64",
+    b"X-Stainless-Runtime: CPython",
+    b"X-Stainless-Runtime-Version: 3.11.2",
+    b"X-Stainless-Async: false",
+    b"Authorization: Bearer sk-aigw-benchmark",
+    b"x-stainless-retry-count: 0",
+    b"Content-Length: %d" % len(BODY),
+)
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 49\r\n\r\n" + b"x" * 49
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+EVENT = b"fa\r\ndata: " + b"x" * 242 + b"\n\n\r\n"
+
+
+class FakeTransport:
+    """Takes what is written and says nothing."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written = data
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 50000) if name == "peername" else None
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+class Rig:
+    """A gateway with one client and one idle upstream connection, both on fake transports."""
+
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+        self.gateway = Gateway(asyncio.new_event_loop(), self.records.append, version="micro")
+        target = fakes.target("http://127.0.0.1:9000/v1", api_key="sk-upstream")
+        tenant = fakes.gateway(auth="keys", keys={"bench": fakes.key("sk-aigw-benchmark")})
+        document = fakes.document({"up": fakes.upstream(target)}, gateways={"default": tenant})
+        self.gateway.apply(snapshot.compile(document, 1))
+        self.client = ClientConnection(self.gateway)
+        self.client.connection_made(cast(asyncio.Transport, FakeTransport()))
+        pool = next(iter(self.gateway.pools.values()))
+        self.upstream = UpstreamConnection(pool)
+        self.upstream.connection_made(cast(asyncio.Transport, FakeTransport()))
+        pool.busy += 1
+        pool.release(self.upstream, monotonic())
+        self.count = 0
+
+    def request(self, *more: bytes) -> bytes:
+        return b"\r\n".join((b"POST /v1/chat/completions HTTP/1.1", *LINES, *more)) + b"\r\n\r\n" + BODY
+
+    def fresh_request(self) -> bytes:
+        """A head no other is equal to: a trace id, as an instrumented client sends it."""
+        self.count += 1
+        return self.request(b"traceparent: 00-%032x-%016x-01" % (self.count, self.count))
+
+
+def best(step: Callable[[], Any], rounds: int, count: int) -> float:
+    """Microseconds of one call, in the best round."""
+    lowest = float("inf")
+    for _ in range(rounds):
+        begun = process_time()
+        for _ in range(count):
+            step()
+        lowest = min(lowest, process_time() - begun)
+    return lowest / count * 1e6
+
+
+def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
+    gateway = rig.gateway
+    config = gateway.snapshot
+    raw = rig.request()
+    block = raw[: raw.index(b"\r\n\r\n")]
+    answer_block = ANSWER[: ANSWER.index(b"\r\n\r\n")]
+    fresh = [rig.fresh_request() for _ in range(40_000)]
+    following = iter(fresh)
+
+    def exchange() -> None:
+        rig.client.data_received(raw)
+        rig.upstream.data_received(ANSWER)
+        rig.records.clear()
+
+    def fresh_exchange() -> None:
+        rig.client.data_received(next(following))
+        rig.upstream.data_received(ANSWER)
+        rig.records.clear()
+
+    def stream() -> None:
+        rig.client.data_received(raw)
+        received = rig.upstream.data_received
+        received(STREAM)
+        for _ in range(50):
+            received(EVENT)
+        received(b"0\r\n\r\n")
+        rig.records.clear()
+
+    def last_head(given: bytes) -> Any:
+        return gateway.requests.parse(given, config.head_bounds)
+
+    exchange()
+    head = last_head(block)
+    found = match(config, head)
+    assert not isinstance(found, Failure)
+    key = keys.admit(found.gateway, head, 0.0)
+    assert not isinstance(key, Failure)
+    resolved = find(found, "openai", key, "gpt-3.5-turbo")
+    assert not isinstance(resolved, Failure)
+    candidate = choose(resolved, gateway)
+    assert not isinstance(candidate, Failure)
+    admission, _, _ = gateway.admissions.of(block, 1.0)
+    done = Exchange(rig.client, gateway, admission, [], 1.0)
+    done.model, done.candidate = "gpt-3.5-turbo", candidate
+    done.status, done.head_at, done.sent_at, done.acquiring_at = 200, 1.1, 1.05, 1.05
+    return [
+        ("exchange, heads that repeat", exchange),
+        ("exchange, heads that never repeat", fresh_exchange),
+        ("stream of 50 events", stream),
+        ("  parse the request's head", lambda: last_head(block)),
+        ("  match gateway and rule", lambda: match(config, head)),
+        ("  admit the key", lambda: keys.admit(found.gateway, head, 0.0)),
+        ("  all three from memory", lambda: gateway.admissions.of(block, 1.0)),
+        ("  make the exchange", lambda: Exchange(rig.client, gateway, admission, [], 1.0)),
+        ("  read the body", lambda: load(BODY, MODEL)),
+        ("  find the model, choose the target", lambda: choose(find(found, "openai", key, "gpt-3.5-turbo"), gateway)),
+        ("  write the request's head", lambda: request_prefix(config, found, candidate, head)),
+        ("  parse the response's head", lambda: gateway.responses.parse(answer_block, config.head_bounds)),
+        ("  write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2)),
+        ("  (an empty call)", lambda: None),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each step of an exchange costs, on fake transports.")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds per step; the best counts (default 15)")
+    parser.add_argument("--count", type=int, default=2000, help="calls per round (default 2000)")
+    parser.add_argument("--profile", action="store_true", help="profile the whole exchange with cProfile instead")
+    arguments = parser.parse_args()
+    rig = Rig()
+    table = steps(rig)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    if arguments.profile:
+        import cProfile
+        import pstats
+
+        profile = cProfile.Profile()
+        profile.enable()
+        for _ in range(arguments.count * 5):
+            table[0][1]()
+        profile.disable()
+        pstats.Stats(profile).sort_stats("tottime").print_stats(35)
+        return
+    pgo = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    print(f"CPython {platform.python_version()} ({'with' if pgo else 'without'} PGO), microseconds, best of rounds")
+    for name, step in table:
+        count = arguments.count // 10 if name.startswith("stream") else arguments.count
+        print(f"{best(step, arguments.rounds, count):9.2f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
