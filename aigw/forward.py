@@ -7,23 +7,20 @@ forwarded; which credentials pass, below).
 
 from __future__ import annotations
 
-from urllib.parse import unquote_to_bytes
-
-from aigw.config.snapshot import Candidate, Match, Snapshot
+from aigw.config.snapshot import Candidate, Match, Snapshot, Target
 from aigw.providers.endpoints import replace_model, without_version
 from aigw.wire.fields import X_AIGW_KEY, digest, line_name
-from aigw.wire.head import RequestHead, ResponseHead
+from aigw.wire.head import RequestHead, ResponseHead, key_of
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
-def request_head(
-    snapshot: Snapshot, match: Match, candidate: Candidate, head: RequestHead, request_id: bytes, length: int | None
-) -> bytes:
-    """The head that asks a candidate's target, with its blank line. `length` is None for a chunked body.
+def request_prefix(snapshot: Snapshot, match: Match, candidate: Candidate, head: RequestHead) -> bytes:
+    """The head that asks a candidate's target, up to the value of its last common line, the request id.
 
-    No credential leaves that is a key of this gateway, in whatever header it came; and none of the client's at all
-    where the target has one of its own, or `api_key: client` aside. Cookies stay with HTTP upstreams.
+    It is the same for every request with this head; `request_message` ends it. No credential leaves that is a key of
+    this gateway, in whatever header it came; and none of the client's at all where the target has one of its own.
+    Cookies stay with HTTP upstreams.
     """
     target = candidate.target
     line = head.line
@@ -34,66 +31,60 @@ def request_head(
     path = target.path(path, versionless)
     if line.query is not None:
         query = line.query
-        if line.key is not None and (target.has_credential or line.key in snapshot.digests):
+        if line.keys and (target.has_credential or not snapshot.digests.isdisjoint(line.keys)):
             query = without_keys(query, None if target.has_credential else snapshot.digests)
-        if query or line.key is None:
+        if query or not line.keys:
             path += b"?" + query
-    kept = head.kept
-    if target.removed:
-        kept = [text for text in kept if line_name(text) not in target.removed]
-    extra = b"x-request-id: " + request_id
+    lines = head.kept
     if head.accept_encoding is not None:
-        extra += b"\r\n" + head.accept_encoding
+        lines = [*lines, head.accept_encoding]
     if head.credentials and not target.has_credential:
-        for field in head.credentials:
-            if field.kind != X_AIGW_KEY and field.digest not in snapshot.digests:
-                extra += b"\r\n" + field.line
+        digests = snapshot.digests
+        lines = lines + [f.line for f in head.credentials if f.kind != X_AIGW_KEY and f.digest not in digests]
     if head.cookies and not target.upstream.private:
-        extra += b"\r\n" + b"\r\n".join(head.cookies)
-    if length is None:
-        extra += b"\r\ntransfer-encoding: chunked"
-    elif length or line.method in _WITH_BODY:
-        extra += b"\r\ncontent-length: %d" % length
-    return b"%b %b HTTP/1.1\r\n%b\r\n%b%b%b\r\n\r\n" % (
+        lines = lines + head.cookies
+    if target.removed:
+        lines = [text for text in lines if line_name(text) not in target.removed]
+    return b"%b %b HTTP/1.1\r\n%b\r\n%b%bx-request-id: " % (
         line.verb,
         path,
         head.host_line if match.rule.preserve_host and head.host_line else target.host_line,
         target.fixed,
-        b"\r\n".join(kept) + b"\r\n" if kept else b"",
-        extra,
+        b"\r\n".join(lines) + b"\r\n" if lines else b"",
     )
 
 
-def response_head(
-    snapshot: Snapshot,
-    candidate: Candidate,
-    head: ResponseHead,
-    request_id: bytes,
-    attempts: int,
-    timing: bytes,
-    *,
-    chunked: bool,
-    close: bool,
+def request_message(
+    prefix: bytes, request_id: bytes, more: bytes, method: str, length: int | None, body: bytes
 ) -> bytes:
-    """The head of a relayed response, with its blank line. `timing` is a Server-Timing line with CRLF, or empty."""
-    kept = head.kept
-    extra = b"x-request-id: " + request_id
-    if head.request_id is not None:
-        extra += b"\r\nx-aigw-upstream-request-id: " + head.request_id
-    if head.cookies and not candidate.target.upstream.private:
-        extra += b"\r\n" + b"\r\n".join(head.cookies)
-    if chunked:
-        extra += b"\r\ntransfer-encoding: chunked"
-    if close:
-        extra += b"\r\nconnection: close"
-    return b"HTTP/1.1 %d %b\r\n%b%b%b%b\r\n\r\n" % (
-        head.status,
-        head.reason,
-        b"\r\n".join(kept) + b"\r\n" if kept else b"",
-        b"%bx-aigw-attempts: %d\r\n" % (candidate.answer, attempts) if snapshot.says_aigw else b"",
-        timing,
-        extra,
-    )
+    """The whole request, or what there is of it: `prefix` as above, the id, `more` lines each with CRLF, how the body
+    is framed (`length` None: in chunks), and the body."""
+    if length:
+        return b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (prefix, request_id, more, length, body)
+    if length is None:
+        return b"%b%b\r\n%btransfer-encoding: chunked\r\n\r\n%b" % (prefix, request_id, more, body)
+    framing = b"content-length: 0\r\n" if method in _WITH_BODY else b""
+    return b"%b%b\r\n%b%b\r\n" % (prefix, request_id, more, framing)
+
+
+def forwarded(lines: list[bytes], target: Target) -> bytes:
+    """Lines that were set aside from a head, as they go to a target: each with CRLF, without those it sets itself."""
+    removed = target.removed
+    if removed:
+        lines = [line for line in lines if line_name(line) not in removed]
+    return b"".join([line + b"\r\n" for line in lines])
+
+
+def response_prefix(head: ResponseHead, candidate: Candidate, *, says_aigw: bool) -> bytes:
+    """The head of a relayed response, up to what differs from one exchange to the next."""
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept]
+    if not candidate.target.upstream.private:
+        lines += head.cookies
+    if says_aigw:
+        if head.request_id is not None:
+            lines.append(b"x-aigw-upstream-request-id: " + head.request_id)
+        lines.append(candidate.answer)
+    return b"\r\n".join(lines) + b"\r\n"
 
 
 def without_keys(query: bytes, digests: frozenset[bytes] | None) -> bytes:
@@ -101,5 +92,5 @@ def without_keys(query: bytes, digests: frozenset[bytes] | None) -> bytes:
     return b"&".join(
         part
         for part in query.split(b"&")
-        if not part.startswith(b"key=") or (digests is not None and digest(unquote_to_bytes(part[4:])) not in digests)
+        if (value := key_of(part)) is None or (digests is not None and digest(value) not in digests)
     )

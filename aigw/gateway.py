@@ -14,13 +14,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from aigw import ledger
-from aigw.config.snapshot import Snapshot, Target, Upstream
+from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.errors import Failure
 from aigw.proxy import answers
+from aigw.proxy.admission import Admissions
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.dial import Dialler
-from aigw.proxy.exchange import Exchange
 from aigw.proxy.pool import Pool
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
@@ -49,11 +48,12 @@ class Gateway:
         # wiring
         self.loop = loop
         self.version = version
-        self._emit = emit
+        self.emit = emit
         self._dialler = Dialler(loop, mock_socket)
         self._descriptors = descriptors
         # the config
         self.snapshot: Snapshot  # from the first `apply`, which comes before the first client
+        self.admissions: Admissions  # likewise
         self._most_clients = 0
         # what all exchanges share
         self.requests = RequestParser()
@@ -103,6 +103,8 @@ class Gateway:
         if self._descriptors is not None:
             most = min(most, max((self._descriptors - SPARE_DESCRIPTORS) // 2, 1))
         self._most_clients = most
+        self.admissions = Admissions(snapshot, self.requests)
+        self.responses = ResponseParser()  # what it remembers was checked against the bounds of its snapshot
         self.snapshot = snapshot
 
     async def listen(self, sockets: list[socket.socket]) -> None:
@@ -114,6 +116,8 @@ class Gateway:
         """Stop truthfully: readiness turns red, after `delay` seconds listeners and idle clients close, exchanges get
         `patience` seconds, the rest is cut. Returns how many were cut."""
         self.draining = True
+        for client in self.clients:
+            client.close_wanted = True
         await asyncio.sleep(delay)
         for server in self._servers:
             server.close()
@@ -143,6 +147,7 @@ class Gateway:
     def client_opened(self, client: ClientConnection) -> bool:
         """False where there are too many: refuse it."""
         self.clients.add(client)
+        client.close_wanted = self.draining
         return len(self.clients) <= self._most_clients
 
     def client_closed(self, client: ClientConnection) -> None:
@@ -172,17 +177,21 @@ class Gateway:
 
     # exchanges ----------------------------------------------------------------------------------------------------
 
-    def pool(self, target: Target) -> Pool:
-        """The pool of a target; for one that left the config while an exchange was under way, a retired one."""
+    def pool(self, candidate: Candidate) -> Pool:
+        """The pool of a candidate's target, which the candidate keeps; for one that left the config while an exchange
+        was under way, a retired one."""
+        target = candidate.target
         pool = self.pools.get(target.pool_key)
         if pool is None:
             pool = Pool(self, self._dialler, target)
             pool.retire()
             self._retired.append(pool)
+        candidate.pool = pool
         return pool
 
     def in_flight(self, target: Target) -> int:
-        return self.pool(target).in_flight
+        pool = self.pools.get(target.pool_key)
+        return pool.in_flight if pool is not None else 0
 
     def cursor(self, upstream: Upstream) -> int:
         return self._cursors.get(upstream.name, 0)
@@ -191,9 +200,6 @@ class Gateway:
         """A choice was made for the upstream: the next one is another's turn."""
         if len(upstream.sequence) > 1:
             self._cursors[upstream.name] = self._cursors.get(upstream.name, 0) + 1
-
-    def finished(self, exchange: Exchange, end: str, failure: Failure | None, now: float) -> None:
-        self._emit(ledger.record(exchange, exchange.client.address, end, failure, now, self.wall(now)))
 
     def report(self, error: Exception, where: object) -> None:
         """A fault of ours, for the operator's log; the loop's handler decides how it is told."""

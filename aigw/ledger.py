@@ -1,106 +1,131 @@
 """What an exchange was and how it ended: its one line in the access log.
 
 The record is read off the exchange once, at its end. What is unknown is absent; no prompt, no query (it may hold a
-key), no secret is ever part of it, and JSON's escapes keep control bytes out of the line.
+key), no secret is ever part of it, and JSON's escapes keep control bytes out of the line. What is the same for every
+exchange with one head and one candidate is formatted once and remembered by the admission (1.9 us of 3 a record).
 """
 
 from __future__ import annotations
 
+import re
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 
 from aigw.errors import Failure
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
-    from aigw.wire.head import RequestHead
+    from aigw.config.snapshot import Candidate, Snapshot
+    from aigw.proxy.admission import Admission
+    from aigw.wire.head import ResponseHead
+
+# DEL, and U+0080 to U+009F in UTF-8
+_CONTROLS: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+_CLIENT_ENDS: Final = frozenset({"client_gone", "client_slow"})
 
 
 class Finished(Protocol):
     """What the ledger reads of an exchange. Times are monotonic seconds; 0.0 is never."""
 
     request_id: bytes
-    head: RequestHead
     snapshot: Snapshot
-    match: Match | None
-    key: Key | None
+    admission: Admission
     model: str | None
-    resolved: Resolved | None
     candidate: Candidate | None
     status: int
     bytes_in: int
     bytes_out: int
-    upstream_request_id: bytes | None
+    response: ResponseHead | None
     started: float
     acquiring_at: float
     sent_at: float
     head_at: float
 
 
-def record(exchange: Finished, client: str, end: str, failure: Failure | None, now: float, wall: float) -> bytes:
-    """One JSON line. `now` is monotonic, `wall` the epoch seconds of the same moment.
+def record(exchange: Finished, client: bytes, end: str, failure: Failure | None, now: float, wall: float) -> bytes:
+    """One JSON line with its newline. `now` is monotonic, `wall` the epoch seconds of its start.
 
-    Fields: design of the access log, "Observability". `time` is when the request's head was complete.
+    `time` is when the request's head was complete; `overhead_ms` what the gateway itself took before it turned to
+    the upstream.
     """
     started = exchange.started
-    line = exchange.head.line
-    fields: dict[str, Any] = {
-        "time": timestamp(wall - (now - started)),
-        "request_id": exchange.request_id.decode("latin-1"),
-        "client": client,
-    }
-    match = exchange.match
+    admission = exchange.admission
+    if admission.candidate is exchange.candidate and admission.described:
+        described = admission.described
+    else:
+        described = describe(admission, exchange.candidate, exchange.model)
+    more = b""
+    if exchange.head_at:
+        more = b',"overhead_ms":%.3f' % ((exchange.acquiring_at - started) * 1e3)
+        response = exchange.response
+        if response is not None and response.request_id is not None:
+            more += b',"upstream_request_id":' + _json(response.request_id.decode("latin-1"))
+    fault = b"none"
+    if failure is not None:
+        fault = failure.kind.fault.encode()
+        more += b',"error":"%b"' % failure.kind.code.encode()
+    elif end in _CLIENT_ENDS:
+        fault = b"client"
+    return (
+        b'{"time":"%b","request_id":"%b","client":"%b",%b,"status":%d,"end":"%b","fault":"%b","bytes_in":%d,'
+        b'"bytes_out":%d,"duration_ms":%.3f,"generation":%d%b}\n'
+        % (
+            timestamp(wall),
+            exchange.request_id,
+            client,
+            described,
+            exchange.status,
+            end.encode(),
+            fault,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            (now - started) * 1e3,
+            exchange.snapshot.generation,
+            more,
+        )
+    )
+
+
+def describe(admission: Admission, candidate: Candidate | None, model: str | None) -> bytes:
+    """Gateway, rule, method, path, key, models, upstream, target: members of the record, without braces."""
+    fields: dict[str, Any] = {}
+    match = admission.match
     if match is not None:
         fields["gateway"] = match.gateway.name
         fields["rule"] = match.rule.name
+    line = admission.head.line
     fields["method"] = line.method
     fields["path"] = line.path.decode("latin-1")
-    if exchange.key is not None:
-        fields["key"] = exchange.key.name
-    if exchange.model is not None:
-        fields["model"] = exchange.model
-    candidate = exchange.candidate
+    if admission.key is not None:
+        fields["key"] = admission.key.name
+    if model is not None:
+        fields["model"] = model
     if candidate is not None:
         if candidate.sent is not None:
             fields["model_used"] = candidate.sent
         fields["upstream"] = candidate.target.upstream.name
         fields["target"] = candidate.target.name
-    fields["status"] = exchange.status
-    fields["end"] = end
-    fields["fault"] = _fault(end, failure)
-    if failure is not None:
-        fields["error"] = failure.kind.code
-    fields["bytes_in"] = exchange.bytes_in
-    fields["bytes_out"] = exchange.bytes_out
-    waited = 0.0
-    if exchange.head_at:
-        waited = exchange.head_at - exchange.acquiring_at
-        fields["first_byte_ms"] = round((exchange.head_at - exchange.sent_at) * 1e3, 3)
-        fields["overhead_ms"] = round((exchange.head_at - started - waited) * 1e3, 3)
-    fields["duration_ms"] = round((now - started) * 1e3, 3)
-    fields["generation"] = exchange.snapshot.generation
-    if exchange.upstream_request_id is not None:
-        fields["upstream_request_id"] = exchange.upstream_request_id.decode("latin-1")
-    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    return _json(fields)[1:-1]
 
 
-def _fault(end: str, failure: Failure | None) -> str:
-    if failure is not None:
-        return failure.kind.fault
-    return "client" if end in ("client_gone", "client_slow") else "none"
+def _json(value: object) -> bytes:
+    """JSON without a raw control byte: orjson escapes those below 32, terminals obey some of the others too."""
+    text = orjson.dumps(value)
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return _CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], text)
 
 
 _second = -1
-_prefix = ""
+_prefix = b""
 
 
-def timestamp(wall: float) -> str:
+def timestamp(wall: float) -> bytes:
     """RFC 3339 in UTC with milliseconds. Formatted once a second down to the second (strftime takes 1.5 us)."""
     global _second, _prefix
     second = int(wall)
     if second != _second:
         _second = second
-        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-    return f"{_prefix}.{int((wall - second) * 1000):03d}Z"
+        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+    return b"%b.%03dZ" % (_prefix, (wall - second) * 1000)

@@ -7,7 +7,7 @@ serving advances the cursor afterwards. No clock, no socket.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from aigw.config.snapshot import (
     Candidate,
@@ -37,6 +37,8 @@ from aigw.errors import (
 from aigw.providers.endpoints import base_url_hint, classify
 from aigw.wire.head import RequestHead, RequestLine
 
+# Names of models are tens of characters; the name also goes into a header and the log.
+MAX_MODEL: Final = 1024
 # The path that each dialect is spoken at, for the message to a client that speaks another.
 _HOME = {
     "openai": "/v1/chat/completions",
@@ -81,6 +83,12 @@ def _match(gateway: GatewaySpec, line: RequestLine) -> Match | Failure:
         )
     path = line.path[rule.strip :] or b"/"
     endpoint = classify(line.method, path)
+    if line.canonical is not None and endpoint.kind != "inference":
+        plain = classify(line.method, line.canonical[rule.strip :] or b"/")
+        if plain.kind == "inference":
+            return Failure(
+                BAD_REQUEST, "the path names a model's API only once it is decoded; send it in its plain form"
+            )
     found = Match(gateway, rule, endpoint, path)
     remember(gateway.matches, (line.method, line.path), found)
     return found
@@ -113,6 +121,10 @@ def find(found: Match, dialect: str, key: Key | None, model: str | None) -> Reso
         return rule.resolved
     if model is None:
         return _default(found, dialect, key)
+    if len(model) > MAX_MODEL:
+        return Failure(
+            BAD_REQUEST, f"`model` has more than {MAX_MODEL} characters; GET /v1/models lists names", "model"
+        )
     if key is not None and not key.allows(model):
         return Failure(
             MODEL_NOT_ALLOWED,

@@ -19,12 +19,9 @@ _HOW = "send it as `authorization: Bearer KEY`, `x-api-key`, `api-key`, `x-goog-
 def presented(head: RequestHead) -> bytes | Failure:
     """The digest of the one key that the request presents."""
     digest: bytes | None = None
-    if head.line.key is not None:
-        digest = head.line.key
-    for field in head.credentials:
-        found = field.digest
-        if field.kind == X_AIGW_KEY:
-            return _its_own(head)
+    if any(field.kind == X_AIGW_KEY for field in head.credentials):
+        return _its_own(head)
+    for found in (*head.line.keys, *(field.digest for field in head.credentials)):
         if found is not None:
             if digest is not None and digest != found:
                 return Failure(

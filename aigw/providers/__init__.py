@@ -47,7 +47,7 @@ def credential_line(provider: str, api_key: str) -> bytes:
 
 
 def dialect_of(path_dialect: str, head: RequestHead) -> str:
-    """The dialect the client speaks: by path; on a shared path by its headers (`landscape`: anthropic-version, x-goog-*)."""
+    """The dialect the client speaks: by path; on a shared path by its headers (anthropic-version, x-goog-*)."""
     if path_dialect:
         return path_dialect
     if head.has_anthropic:

@@ -11,7 +11,7 @@ from aigw.errors import METHOD_NOT_ALLOWED, MODEL_NOT_FOUND, Failure
 from aigw.providers import DIALECTS, openai
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import GatewaySpec, Key, Match
+    from aigw.config.snapshot import GatewaySpec, Key
     from aigw.proxy.exchange import Exchange
 
 # Answered before any rule.
@@ -25,7 +25,7 @@ _DRAINING: Final = b'{"status":"draining"}'
 
 def probe(exchange: Exchange) -> bool:
     """Answer a probe; False where the path is a rule's business. Probes are not logged."""
-    head = exchange.head
+    head = exchange.admission.head
     path = head.line.path
     method = head.line.method
     if method not in ("GET", "HEAD") or (path == b"/" and method != "HEAD"):
@@ -39,18 +39,20 @@ def probe(exchange: Exchange) -> bool:
     return True
 
 
-def models(exchange: Exchange, found: Match) -> Failure | None:
+def models(exchange: Exchange) -> Failure | None:
     """Answer GET /v1/models and /v1/models/ID for what the key may use; what is not there is a failure.
 
     One object that OpenAI's, Anthropic's and Gemini's SDKs all read: each finds its own members.
     """
-    if exchange.head.line.method not in ("GET", "HEAD"):
+    found = exchange.admission.found
+    key = exchange.admission.key
+    if exchange.admission.head.line.method not in ("GET", "HEAD"):
         return Failure(METHOD_NOT_ALLOWED, "models can only be read here; use GET", allow="GET, HEAD")
-    names = usable(found.gateway, exchange.key)
+    names = usable(found.gateway, key)
     _, _, wanted = found.path.partition(b"/models")
     if len(wanted) > 1:
         name = unquote_to_bytes(wanted[1:]).decode("utf-8", "replace")
-        allowed = exchange.key is None or exchange.key.allows(name)
+        allowed = key is None or key.allows(name)
         if not allowed or found.gateway.find_model(name) is None:
             message = f"the model {name!r} does not exist here; GET /v1/models lists those that do"
             return Failure(MODEL_NOT_FOUND, message, "model")

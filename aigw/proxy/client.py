@@ -50,6 +50,7 @@ class ClientConnection(asyncio.Protocol):
         "_scanned",
         "_serving",
         "address",
+        "address_bytes",
         "break_resets",
         "buffer",
         "close_wanted",
@@ -68,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self.gateway = gateway
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
         self.address = ""
+        self.address_bytes = b""  # for the log
         # state and time: loop-independent monotonic seconds
         self.state = IDLE
         self.runs = Deadline.KEEPALIVE
@@ -94,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         self.address = name[0] if isinstance(name, tuple) else "unix"
+        self.address_bytes = self.address.encode()
         now = monotonic()
         gateway = self.gateway
         if not gateway.client_opened(self):
@@ -103,12 +106,12 @@ class ClientConnection(asyncio.Protocol):
         self.run(Deadline.KEEPALIVE, now + gateway.snapshot.timeouts.keepalive)
 
     def data_received(self, data: bytes) -> None:
-        state = self.state
         exchange = self.exchange
-        if state is IDLE:
-            self._serve(data)
-        elif exchange is None:
-            if state is READING:
+        if exchange is None:
+            state = self.state
+            if state is IDLE:
+                self._serve(data)
+            elif state is READING:
                 self._serve(self.buffer + data)
             # REPLYING and CLOSED: a client that was refused may still be sending; that is let go
         elif exchange.body is not UPLOADED:
@@ -116,6 +119,8 @@ class ClientConnection(asyncio.Protocol):
             rest = exchange.upload.feed(data)
             if rest:
                 self.keep(rest)
+                if self.state is IDLE:  # refused or answered with the last piece of its body
+                    self._serve(self.buffer)
         else:
             self.keep(data)
 
@@ -173,31 +178,34 @@ class ClientConnection(asyncio.Protocol):
 
     def _request(self, data: bytes) -> None:
         gateway = self.gateway
-        if data[0] in (13, 10) and self.state is IDLE:
-            data = data.lstrip(b"\r\n")  # an empty line before a request is skipped (RFC 9112 section 2.2)
-            if not data:
-                return
         end = data.find(b"\r\n\r\n", self._scanned)
         now = monotonic()
-        if end < 0:
+        if end <= 0:
             self._incomplete(data, now)
             return
         self._scanned = 0
         self.state = READING
-        snapshot = gateway.snapshot
         try:
-            head = gateway.requests.parse(data[:end], snapshot.head_bounds)
+            admission, length, more = gateway.admissions.of(data[:end], gateway.wall(now))
         except Refused as refused:
-            self.refuse(refused.failure, now)
+            if data[0] in (13, 10):
+                self._skip_empty_lines(data)
+            else:
+                self.refuse(refused.failure, now)
             return
-        exchange = Exchange(self, snapshot, head, now)
-        self.exchange = exchange
+        exchange = self.exchange = Exchange(self, gateway, admission, more, now)
         rest = data[end + 4 :]
-        length = head.length
         if length is not None and len(rest) > length:
             self.keep(rest[length:])
             rest = rest[:length]
-        exchange.begin(rest)
+        exchange.begin(length, rest)
+
+    def _skip_empty_lines(self, data: bytes) -> None:
+        """An empty line before a request is let go (RFC 9112 section 2.2)."""
+        self.state = IDLE
+        data = data.lstrip(b"\r\n")
+        if data:
+            self._request(data)
 
     def _crashed(self, error: Exception) -> None:
         """A fault of ours: told to the operator, and to the client as a 500 if nothing was answered yet."""
@@ -210,6 +218,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _incomplete(self, data: bytes, now: float) -> None:
         """Keep a head that has not ended; refuse it as soon as it cannot become a good one."""
+        if data[0] in (13, 10):
+            self._skip_empty_lines(data)
+            return
         snapshot = self.gateway.snapshot
         bounds = snapshot.head_bounds
         scanned = self._scanned
@@ -242,7 +253,7 @@ class ClientConnection(asyncio.Protocol):
         """The response is complete, and so is the request: next."""
         self.exchange = None
         self.total = float("inf")
-        if self.close_wanted or self.gateway.draining:
+        if self.close_wanted:
             self.close()
             return
         self.state = IDLE

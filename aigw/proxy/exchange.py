@@ -4,7 +4,9 @@ The order of things: the head is admitted (gateway, rule, key), the body is coll
 the upstream, a connection is acquired, the response is relayed, the record is written. Each step calls the next
 directly; what must wait is called back by the client's socket, the pool or the upstream's socket.
 
-Exactly one of `reply`, `relayed` and `broken` ends an exchange, and `_finish` writes its one record.
+Every exchange ends exactly once, in `answer`, `complete`, `fail`, `client_lost` or `expired`, and `_record` writes
+its one record. The plain path (a whole body, one target, an idle connection, a response of known length) runs through
+`begin`, `_read`, `_send`, `respond` and `complete` without anything else being called back.
 """
 
 from __future__ import annotations
@@ -12,35 +14,31 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from aigw.config.snapshot import remember
 from aigw.errors import (
-    BAD_REQUEST,
-    BODY_TOO_LARGE,
     CONNECT_TIMEOUT,
-    DRAINING,
     FIRST_BYTE_TIMEOUT,
     IDLE_TIMEOUT,
-    INVALID_JSON,
     QUEUE_TIMEOUT,
     REQUEST_TIMEOUT,
     SEND_TIMEOUT,
     TOTAL_TIMEOUT,
-    UNSUPPORTED_ENCODING,
     Failure,
 )
-from aigw.forward import request_head, response_head
-from aigw.policies import keys
-from aigw.providers import dialect_of
+from aigw.forward import forwarded, request_message, request_prefix, response_prefix
+from aigw.ledger import describe, record
 from aigw.proxy import answers
+from aigw.proxy.admission import Admission, keeps_state, model_of_form, model_of_json, too_large, with_model
 from aigw.proxy.states import Body, Deadline, State
 from aigw.proxy.upload import Upload
-from aigw.route import choose, find, match
-from aigw.wire.head import RequestHead, ResponseHead
-from aigw.wire.jsonspan import DuplicateMember, InvalidJSON, Member, load, replace
-from aigw.wire.multipart import BadForm, ModelPart
+from aigw.route import choose, find
+from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
+from aigw.wire.head import ResponseHead
 from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
+    from aigw.config.snapshot import Candidate
+    from aigw.gateway import Gateway
     from aigw.proxy.client import ClientConnection
     from aigw.proxy.pool import Pool
     from aigw.proxy.upstream import UpstreamConnection
@@ -63,7 +61,6 @@ REPLAY_WITHIN: Final = 2.0
 CONNECT_GRACE: Final = 1.0
 # Methods that may be sent twice (RFC 9110 section 9.2.2).
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-MODEL: Final = Member("model")
 EXPIRED: Final = {
     Deadline.CLIENT_READ: REQUEST_TIMEOUT,
     Deadline.QUEUE: QUEUE_TIMEOUT,
@@ -89,54 +86,47 @@ class Exchange:
 
     __slots__ = (
         "acquiring_at",
+        "admission",
         "attempts",
         "body",
         "bytes_in",
         "bytes_out",
         "candidate",
         "client",
-        "dialect",
         "ended",
         "gateway",
-        "head",
         "head_at",
-        "is_dialled",
-        "key",
-        "match",
         "model",
+        "more",
         "replayable",
         "request_id",
-        "resolved",
+        "response",
         "sent_at",
         "snapshot",
         "started",
         "status",
         "upload",
         "upstream",
-        "upstream_request_id",
         "waits_in",
         "whole",
     )
 
-    def __init__(self, client: ClientConnection, snapshot: Snapshot, head: RequestHead, now: float) -> None:
+    def __init__(
+        self, client: ClientConnection, gateway: Gateway, admission: Admission, more: list[bytes], now: float
+    ) -> None:
         # wiring
         self.client = client
-        self.gateway = client.gateway
-        self.snapshot = snapshot
+        self.gateway = gateway
+        self.snapshot = gateway.snapshot
         self.upstream: UpstreamConnection | None = None
         self.waits_in: Pool | None = None  # while no connection is there
-        # what was asked
-        self.head = head
-        self.request_id: bytes = head.request_id or self.gateway.new_request_id()
-        self.dialect = ""
+        # what was asked, and decided
+        self.admission = admission
+        self.more = more  # lines of this request's head that the admission does not have
+        self.request_id: bytes = admission.head.request_id or gateway.new_request_id()
         self.model: str | None = None
-        # what was decided
-        self.match: Match | None = None
-        self.key: Key | None = None
-        self.resolved: Resolved | None = None
         self.candidate: Candidate | None = None
-        self.attempts = 0
-        self.is_dialled = False  # whether the connection in use was opened for this exchange
+        self.attempts = 1
         # the request's body
         self.body = UPLOADED
         self.whole = b""  # all of it, patched, where it was collected; kept as long as it may be sent again
@@ -144,7 +134,7 @@ class Exchange:
         self.replayable = True
         # what was answered
         self.status = 0  # sent to the client; 0 while nothing was
-        self.upstream_request_id: bytes | None = None
+        self.response: ResponseHead | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.ended = False
@@ -155,132 +145,75 @@ class Exchange:
         self.head_at = 0.0
 
     def __repr__(self) -> str:
-        line = self.head.line
-        return f"<Exchange {line.method} {line.path!r} {self.client.state.value} {self.body.value}>"
+        return f"<Exchange {self.admission.head.line!r} {self.client.state.value} {self.body.value}>"
 
     # the request --------------------------------------------------------------------------------------------------
 
-    def begin(self, rest: bytes) -> None:
-        """`rest` is what came behind the head, no more than the body's length where that is known."""
-        length = self.head.length
-        if length is not None and len(rest) == length:
-            self.whole = rest
+    def begin(self, length: int | None, rest: bytes) -> None:
+        """`rest` is what came behind the head, no more than the body's `length` where that is known."""
+        admission = self.admission
+        source = admission.source
+        if length == len(rest):
             self.bytes_in = length
         else:
             self.body = COLLECTING
             self.upload = Upload(self, length)
-        failure = self._admit_head()
-        if failure is not None:
-            self.reply(failure)
+        if admission.is_special and self._answered():
             return
-        match = self.match
-        if match is None or self.ended:
-            return  # answered by the gateway itself
-        source = self._source(match)
-        if self.upload is not None:
-            surplus = self.upload.begin(source, match.endpoint.model, rest)
+        if source == "body" and length is not None and length > self.snapshot.body_bound:
+            self.reply(too_large(self.snapshot.body_bound))
+        elif self.upload is not None:
+            surplus = self.upload.begin(source, rest)
             if surplus:
                 self.client.keep(surplus)
         elif source == "body":
-            self.collected(rest)
+            self.read(rest)
         elif source == "form":
             self._read_form(rest)
         else:
-            self.route(match.endpoint.model)
+            self.whole = rest
+            self.route(admission.found.endpoint.model)
 
-    def _admit_head(self) -> Failure | None:
-        """Everything that can be decided before the body: gateway, rule, key, encoding, declared size."""
-        head = self.head
-        if head.line.path in answers.PROBES and answers.probe(self):
-            return None
-        found = match(self.snapshot, head)
-        if isinstance(found, Failure):
-            self.dialect = dialect_of("", head)
-            return found
-        self.match = found
-        endpoint = found.endpoint
-        self.dialect = endpoint.dialect or dialect_of("", head)
-        rule = found.rule
-        if found.gateway.auth and not rule.public:
-            key = keys.admit(found.gateway, head, self.gateway.wall(self.started))
-            if isinstance(key, Failure):
-                return key
-            self.key = key
-        if self.gateway.draining:
-            return Failure(DRAINING, "the gateway is shutting down; try again")
-        if rule.by_model:
-            if endpoint.kind == "models":
-                return answers.models(self, found)
-            if head.content_encoding not in (b"", b"identity") and endpoint.source in ("body", "form"):
-                return Failure(
-                    UNSUPPORTED_ENCODING,
-                    "the body is compressed, but the gateway has to read its `model`; send it without content-encoding",
-                )
-            if endpoint.source == "body" and head.length is not None and head.length > self.snapshot.body_bound:
-                return self.too_large()
-        return None
+    def _answered(self) -> bool:
+        """Whether it was answered without an upstream: a probe, a refusal, the list of models."""
+        admission = self.admission
+        failure = admission.failure
+        if admission.head.line.path in answers.PROBES and answers.probe(self):
+            return True
+        if failure is None and admission.is_listing:
+            failure = answers.models(self)
+        if failure is not None:
+            self.reply(failure)
+        return self.ended
 
-    def too_large(self) -> Failure:
-        bound = self.snapshot.body_bound
-        return Failure(
-            BODY_TOO_LARGE, f"the request body has more than {bound} bytes (bounds.body); send a smaller one"
-        )
-
-    def _source(self, match: Match) -> str:
-        """Where this request names its model: "body", "form", "path", or "none" where it is routed without one."""
-        if not match.rule.by_model:
-            return "none"
-        source = match.endpoint.source
-        if source in ("form", "body"):
-            media = self.head.content_type[:19].lower()
-            if source == "form" or match.endpoint.kind == "unknown":
-                if media == b"multipart/form-data":
-                    return "form"
-                if source == "body" and media[:16] != b"application/json":
-                    return "none"
-            return "body"
-        return source
-
-    def collected(self, whole: bytes) -> None:
-        """A body that is read for its model is complete."""
-        self.whole = whole
-        try:
-            document = load(whole, MODEL)
-        except DuplicateMember as error:
-            self.reply(Failure(BAD_REQUEST, str(error), "model"))
+    def read(self, whole: bytes) -> None:
+        """The body is complete, and names the model as a member of its JSON."""
+        read = model_of_json(whole)
+        if isinstance(read, Failure):
+            self.reply(read)
             return
-        except InvalidJSON as error:
-            self.reply(Failure(INVALID_JSON, str(error)))
-            return
-        model = document.get("model")
-        if model is not None and (type(model) is not str or not model):
-            self.reply(Failure(BAD_REQUEST, "`model` must be a text that is not empty", "model"))
-            return
-        match = self.match
-        assert match is not None
-        if match.endpoint.stateless and (document.get("store") or document.get("background")):
-            self.replayable = False
+        model, members = read
         candidate = self._decide(model)
         if candidate is None:
             return
         if candidate.renamed and candidate.sent is not None:
-            span = MODEL.span(whole, document)
-            assert span is not None
-            self.whole = replace(whole, span, candidate.sent)
+            whole = with_model(whole, members, candidate.sent)
+        self.whole = whole
+        if self.admission.keeps_state and keeps_state(members):
+            self.replayable = False
         self._acquire(candidate)
 
     def _read_form(self, whole: bytes) -> None:
-        try:
-            form = ModelPart(self.head.content_type)
-            form.feed(whole)
-        except BadForm as error:
-            self.reply(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+        form = model_of_form(self.admission, whole)
+        if isinstance(form, Failure):
+            self.reply(form)
             return
         candidate = self._decide(form.model)
         if candidate is None:
             return
         if candidate.renamed and candidate.sent is not None and form.span is not None:
-            self.whole = whole[: form.span[0]] + candidate.sent.encode() + whole[form.span[1] :]
+            whole = whole[: form.span[0]] + candidate.sent.encode() + whole[form.span[1] :]
+        self.whole = whole
         self._acquire(candidate)
 
     def route(self, model: str | None) -> None:
@@ -288,30 +221,32 @@ class Exchange:
         candidate = self._decide(model)
         if candidate is None:
             return
-        match = self.match
-        assert match is not None
-        upload = self.upload
-        if upload is not None and candidate.renamed and candidate.sent is not None and match.endpoint.source != "path":
-            upload.rename(candidate.sent)
+        if self.upload is not None and candidate.renamed and candidate.sent is not None:
+            self.upload.rename(candidate.sent)
         self._acquire(candidate)
 
     def _decide(self, model: str | None) -> Candidate | None:
         """The candidate, or None where the exchange was answered with the reason that there is none."""
-        match = self.match
-        assert match is not None
+        admission = self.admission
         self.model = model
-        resolved = find(match, self.dialect, self.key, model)
-        if isinstance(resolved, Failure):
-            self.fail(resolved)
-            return None
-        self.resolved = resolved
-        candidate = choose(resolved, self.gateway)
-        if isinstance(candidate, Failure):
-            self.fail(candidate)
-            return None
-        self.gateway.advance(resolved.upstream)
+        resolved = admission.resolved.get(model)
+        if resolved is None:
+            found = find(admission.found, admission.dialect, admission.key, model)
+            if isinstance(found, Failure):
+                self.fail(found)
+                return None
+            resolved = found
+            remember(admission.resolved, model, resolved)
+        candidate = resolved.only
+        if candidate is None:
+            chosen = choose(resolved, self.gateway)
+            if isinstance(chosen, Failure):
+                self.fail(chosen)
+                return None
+            candidate = chosen
+            self.gateway.advance(resolved.upstream)
         self.candidate = candidate
-        total = resolved.total or match.rule.total or self.snapshot.timeouts.total
+        total = resolved.total or admission.total
         if total is not None:
             self.client.total = self.started + total
         return candidate
@@ -319,51 +254,61 @@ class Exchange:
     # the way to the upstream --------------------------------------------------------------------------------------
 
     def _acquire(self, candidate: Candidate, *, fresh: bool = False) -> None:
-        """A connection to the candidate's target: now, or `connected` and `fail` are called back."""
-        now = monotonic()
-        self.attempts += not fresh
-        self.acquiring_at = now
-        pool = self.gateway.pool(candidate.target)
+        """A connection to the candidate's target: now, or `connected` or `fail` is called back."""
+        now = self.acquiring_at = monotonic()
+        pool: Pool = candidate.pool or self.gateway.pool(candidate)
         upstream = None if fresh else pool.idle_connection(now)
         if upstream is not None:
             self.connected(upstream, now)
             return
-        self.waits_in = pool
-        self.client.state = ACQUIRING
+        client = self.client
+        client.state = ACQUIRING
         timeouts = candidate.target.upstream.timeouts
+        self.waits_in = pool
         if pool.wait(self):
             # The dial has its own clock; this one only guards against a dial that never says how it ended.
-            self.client.run(Deadline.CONNECT, now + timeouts.connect + CONNECT_GRACE)
+            client.run(Deadline.CONNECT, now + timeouts.connect + CONNECT_GRACE)
         else:
-            self.client.run(Deadline.QUEUE, now + timeouts.queue)
+            client.run(Deadline.QUEUE, now + timeouts.queue)
 
     def connected(self, upstream: UpstreamConnection, now: float) -> None:
-        """The connection is ours: send the request, or what there is of it."""
-        match, candidate = self.match, self.candidate
-        assert match is not None
+        """The connection is ours: send the request, or what there is of it, in one write."""
+        candidate = self.candidate
+        admission = self.admission
         assert candidate is not None
         self.upstream = upstream
         self.waits_in = None
-        self.is_dialled = not upstream.served
         self.sent_at = now
-        upload = self.upload
+        if admission.candidate is not candidate:
+            admission.prefix = request_prefix(self.snapshot, admission.found, candidate, admission.head)
+            admission.described = describe(admission, candidate, self.model)
+            admission.candidate = candidate
         whole = self.whole
-        length = upload.length if upload is not None and not whole else len(whole)
-        head = request_head(self.snapshot, match, candidate, self.head, self.request_id, length)
-        if upload is None or whole:
-            upstream.start(self, head + whole)
-            if len(whole) > MAX_REPLAY:
-                self.whole = b""
-                self.replayable = False
-        else:
+        upload = self.upload
+        length: int | None = len(whole)
+        if upload is not None and not whole:
             self.replayable = False
-            upstream.start(self, head + upload.start())
+            length = upload.length
+            whole = upload.start()
+        elif len(whole) > MAX_REPLAY:
+            self.whole = b""
+            self.replayable = False
+        more = forwarded(self.more, candidate.target) if self.more else b""
+        upstream.exchange = self
+        upstream.transport.write(
+            request_message(admission.prefix, self.request_id, more, admission.head.line.method, length, whole)
+        )
         client = self.client
-        if self.body is UPLOADED:
+        if self.body is not UPLOADED:
+            if not upstream.write_paused:
+                client.state = SENDING
+                client.run(Deadline.CLIENT_READ, now + self.snapshot.timeouts.client_read)
+        elif upstream.write_paused:
             self.uploaded(now)
-        elif not upstream.write_paused:
-            client.state = SENDING
-            client.run(Deadline.CLIENT_READ, now + self.snapshot.timeouts.client_read)
+        else:
+            client.state = WAITING
+            client.runs = Deadline.FIRST_BYTE
+            client.deadline = now + candidate.first_byte
 
     def uploaded(self, now: float) -> None:
         """The request is out of our hands, or will be as soon as the upstream takes it."""
@@ -400,47 +345,49 @@ class Exchange:
 
     # the way back -------------------------------------------------------------------------------------------------
 
-    def respond(self, response: ResponseHead, body: bytes, *, chunked: bool, close: bool, now: float) -> None:
-        """Relay the final head, with what came of the body. `close`: the body ends with the connection."""
+    def respond(self, response: ResponseHead, body: bytes, framing: int, now: float) -> None:
+        """Relay the final head, with what came of the body; `framing` is how the client is told where it ends."""
         candidate = self.candidate
-        assert candidate is not None
         client = self.client
+        assert candidate is not None
         self.head_at = now
+        self.response = response
         self.status = response.status
-        self.upstream_request_id = response.request_id
-        client.break_resets = close
-        if close or self.head.close or self.body is not UPLOADED or self.gateway.draining:
+        self.bytes_out = len(body)
+        if framing == CLOSE_BODY or self.admission.head.close or self.body is not UPLOADED:
             client.close_wanted = True
-        head = response_head(
-            self.snapshot,
-            candidate,
-            response,
-            self.request_id,
-            self.attempts,
-            self._timing() if self.snapshot.says_timing else b"",
-            chunked=chunked,
-            close=client.close_wanted,
-        )
+            client.break_resets = framing == CLOSE_BODY
+        if response.candidate is not candidate:
+            response.prefix = response_prefix(response, candidate, says_aigw=self.snapshot.says_aigw)
+            response.candidate = candidate
+        said = self._timing() if self.snapshot.says_timing else b""
+        if self.snapshot.says_aigw:
+            said += b"x-aigw-attempts: %d\r\n" % self.attempts
+        if framing == CHUNKED_BODY:
+            said += b"transfer-encoding: chunked\r\n"
+        if client.close_wanted:
+            said += b"connection: close\r\n"
         client.state = RELAYING
-        client.transport.write(head + body)
-        self.bytes_out += len(body)
+        client.transport.write(b"%b%bx-request-id: %b\r\n\r\n%b" % (response.prefix, said, self.request_id, body))
         if not client.write_paused:
-            client.run(Deadline.IDLE, now + candidate.target.upstream.timeouts.idle)
+            client.runs = Deadline.IDLE
+            client.deadline = now + candidate.idle
 
     def _timing(self) -> bytes:
         """A Server-Timing line (W3C Server Timing; durations in milliseconds)."""
-        waited = self.sent_at - self.acquiring_at
-        first_byte = self.head_at - self.sent_at
+        upstream = self.upstream
+        sent_at = self.sent_at
+        acquiring_at = self.acquiring_at
         return b"server-timing: %b;dur=%.1f, first-byte;dur=%.1f, overhead;dur=%.3f\r\n" % (
-            b"connect" if self.is_dialled else b"queue",
-            waited * 1e3,
-            first_byte * 1e3,
-            (self.head_at - self.started - waited - first_byte) * 1e3,
+            b"queue" if upstream is not None and upstream.served else b"connect",
+            (sent_at - acquiring_at) * 1e3,
+            (self.head_at - sent_at) * 1e3,
+            (acquiring_at - self.started) * 1e3,
         )
 
     def inform(self, response: ResponseHead) -> None:
         """Pass an informational response on; an HTTP/1.0 client cannot read one (RFC 9110 section 15.2)."""
-        if self.head.line.minor and not self.status:
+        if self.admission.head.line.minor and not self.status:
             line = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
             self.client.transport.write(line + b"".join(text + b"\r\n" for text in response.kept) + b"\r\n")
 
@@ -452,29 +399,26 @@ class Exchange:
         if not client.write_paused:
             candidate = self.candidate
             assert candidate is not None
-            client.deadline = monotonic() + candidate.target.upstream.timeouts.idle
+            client.deadline = monotonic() + candidate.idle
 
     def client_paused(self) -> None:
         if self.upstream is not None:
-            self.upstream.transport.pause_reading()
+            self.upstream.pause_reading()
 
     def client_resumed(self) -> None:
         upstream = self.upstream
         if upstream is None:
-            self._done(monotonic())  # the upstream was done before the client had taken it all
+            self.complete(monotonic())  # the upstream was done before the client had taken it all
             return
-        upstream.transport.resume_reading()
+        upstream.resume_reading()
         self.client.run(Deadline.IDLE, monotonic() + upstream.target.upstream.timeouts.idle)
 
-    def relayed(self, now: float) -> None:
+    def complete(self, now: float) -> None:
         """The response ended as its head said; the upstream's connection is out of our hands."""
         self.upstream = None
-        if not self.client.write_paused:
-            self._done(now)
-        # else the client has not taken it all: it is done when it has, and client_slow if it never does
-
-    def _done(self, now: float) -> None:
         client = self.client
+        if client.write_paused:
+            return  # the client has not taken it all: `client_resumed` when it has, `client_slow` if it never does
         self._record("ok", None, now)
         if self.body is UPLOADED:
             client.exchange_done(now)
@@ -485,7 +429,7 @@ class Exchange:
 
     def reply(self, failure: Failure) -> None:
         """Our own answer, in the client's dialect. Only while nothing was relayed."""
-        body, lines = answers.error(failure, self.dialect, self.request_id)
+        body, lines = answers.error(failure, self.admission.dialect, self.request_id)
         self.answer(failure.kind.status, body, lines, failure.kind.end, failure)
 
     def answer(
@@ -500,7 +444,7 @@ class Exchange:
         self.status = status
         self.bytes_out = len(body)
         whole = self.body is UPLOADED and (failure is None or failure.kind is not REQUEST_TIMEOUT)
-        if not whole or self.head.close or self.gateway.draining:
+        if not whole or self.admission.head.close:
             client.close_wanted = True
         client.state = REPLYING
         client.transport.write(
@@ -510,7 +454,7 @@ class Exchange:
                 now=self.gateway.wall(now),
                 lines=[b"x-request-id: " + self.request_id, *lines],
                 close=client.close_wanted,
-                head_only=self.head.line.method == "HEAD",
+                head_only=self.admission.is_head,
             )
         )
         self._record(end, failure, now)
@@ -548,13 +492,11 @@ class Exchange:
         self.fail(failure)
 
     def _may_replay(self) -> bool:
-        match = self.match
-        assert match is not None
         if not self.replayable or self.body is not UPLOADED:
             return False
         if monotonic() - self.sent_at > REPLAY_WITHIN:
             return False
-        return self.head.line.method in IDEMPOTENT or match.endpoint.replay
+        return self.admission.head.line.method in IDEMPOTENT or self.admission.found.endpoint.replay
 
     def client_lost(self) -> None:
         """The client hung up: nobody waits for the answer, so nobody shall pay for the rest of it."""
@@ -588,4 +530,4 @@ class Exchange:
             gateway.collected -= self.upload.counted
             self.upload.resume()
         if end:
-            gateway.finished(self, end, failure, now)
+            gateway.emit(record(self, self.client.address_bytes, end, failure, now, gateway.wall(self.started)))

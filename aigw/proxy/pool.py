@@ -33,7 +33,7 @@ class Pool:
         self._dialler = dialler
         self.target = target
         self.idle: list[UpstreamConnection] = []  # the one used last stands last
-        self.busy: set[UpstreamConnection] = set()
+        self.busy = 0
         self.waiting: deque[Exchange] = deque()
         self.dialling = 0
         self.is_retired = False  # no longer in the config: what is given back is closed
@@ -41,7 +41,7 @@ class Pool:
 
     def __repr__(self) -> str:
         return (
-            f"<Pool {self.target.upstream.name}/{self.target.name} {len(self.idle)} idle {len(self.busy)} busy "
+            f"<Pool {self.target.upstream.name}/{self.target.name} {len(self.idle)} idle {self.busy} busy "
             f"{len(self.waiting)} waiting>"
         )
 
@@ -50,9 +50,10 @@ class Pool:
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if connection.idle_until > now and not connection.transport.is_closing():
-                self.busy.add(connection)
+            if connection.idle_until > now:
+                self.busy += 1
                 return connection
+            self.busy += 1  # `abort` counts it off again
             connection.abort()
         return None
 
@@ -68,33 +69,27 @@ class Pool:
         """The exchange waits no more. A dial that is under way goes on: its connection will be of use."""
         self.waiting.remove(exchange)
 
-    def release(self, connection: UpstreamConnection, now: float, keep_alive: int) -> None:
-        """Take a connection back. `keep_alive`: how long the upstream keeps it, in seconds; 0 where it did not say."""
+    def release(self, connection: UpstreamConnection, now: float) -> None:
+        """Take a connection back, or a new one in: to whoever waits for it, else to the idle ones."""
         if self.waiting:
-            self.busy.add(connection)
             self.waiting.popleft().connected(connection, now)
             return
-        if self.is_retired:
-            connection.abort()
-            return
-        self.busy.discard(connection)
         seconds = self.target.upstream.timeouts.pool_idle
-        if keep_alive:
-            seconds = min(seconds, keep_alive - 1)
-        if seconds <= 0:
+        if connection.keep_alive >= 0:
+            seconds = min(seconds, connection.keep_alive - 1)
+        if seconds <= 0 or self.is_retired:
             connection.abort()
             return
+        self.busy -= 1
         connection.idle_until = now + seconds
         self.idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
-        """A connection closes, whatever it was doing. May be told twice."""
-        if connection in self.busy:
-            self.busy.discard(connection)
-        elif connection in self.idle:
+        """A connection closes, whatever it was doing."""
+        if connection in self.idle:
             self.idle.remove(connection)
         else:
-            return
+            self.busy -= 1
         if len(self.waiting) > self.dialling and not self._is_full():
             self._dial()
 
@@ -115,11 +110,11 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        return len(self.busy) + len(self.waiting)
+        return self.busy + len(self.waiting)
 
     def _is_full(self) -> bool:
         most = self.target.upstream.max_connections
-        return most is not None and len(self.busy) + len(self.idle) + self.dialling >= most
+        return most is not None and self.busy + len(self.idle) + self.dialling >= most
 
     # dialling -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +140,7 @@ class Pool:
         finally:
             self.dialling -= 1
         if connection is not None:
-            self.busy.add(connection)
-            self.release(connection, monotonic(), 0)
+            self.busy += 1
+            self.release(connection, monotonic())
         elif failure is not None and len(self.waiting) > self.dialling:
             self.waiting.popleft().dial_failed(failure)

@@ -12,8 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from aigw.errors import BAD_REQUEST, TOO_MUCH_COLLECTED, Failure
+from aigw.proxy.admission import too_large
 from aigw.proxy.states import Body, Deadline
 from aigw.wire.chunked import BadChunk, ChunkDecoder
+from aigw.wire.fields import FORWARDED, request_field
 from aigw.wire.framing import LengthDecoder
 from aigw.wire.multipart import BadForm, ModelPart
 from aigw.wire.reply import CONTINUE
@@ -39,22 +41,22 @@ class Upload:
         self.counted = 0  # what this body holds of bounds.collected
         self.paused = False  # whether the client's socket is paused for it
 
-    def begin(self, source: str, model: str | None, rest: bytes) -> bytes:
+    def begin(self, source: str, rest: bytes) -> bytes:
         """Start as the route wants it; `rest` came with the head. Returns what lies behind the body's end."""
         exchange = self._exchange
         client = exchange.client
-        if exchange.head.expect and not rest:
+        if exchange.admission.head.expect and not rest:
             client.transport.write(CONTINUE)
         client.run(Deadline.CLIENT_READ, monotonic() + exchange.snapshot.timeouts.client_read)
         if source == "form":
             try:
-                self._form = ModelPart(exchange.head.content_type)
+                self._form = ModelPart(exchange.admission.head.content_type)
             except BadForm as error:
-                exchange.reply(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+                exchange.reply(Failure(BAD_REQUEST, str(error)))
                 return b""
         elif source != "body":
             exchange.body = Body.UPLOADING
-            exchange.route(model)
+            exchange.route(exchange.admission.found.endpoint.model)
         return self.feed(rest) if rest and not exchange.ended else b""
 
     def feed(self, data: bytes) -> bytes:
@@ -64,25 +66,27 @@ class Upload:
         try:
             pieces = reader.feed(data)
         except BadChunk as error:
-            exchange.fail(Failure(BAD_REQUEST, f"bad chunked body: {error}"))
+            exchange.fail(Failure(BAD_REQUEST, str(error)))
             return b""
-        for piece in pieces:
-            exchange.bytes_in += len(piece)
+        # One object a read: two-byte chunks kept singly would take 25 times their size.
+        payload = b"".join(pieces)
+        exchange.bytes_in += len(payload)
         client = exchange.client
         if client.runs is Deadline.CLIENT_READ:
             client.deadline = monotonic() + exchange.snapshot.timeouts.client_read
         if exchange.body is Body.COLLECTING:
-            self._collect(pieces)
+            self._collect(payload)
         else:
-            self._pass_on(pieces)
+            self._pass_on(payload)
         return reader.rest
 
     def start(self) -> bytes:
         """A connection is there: what has come until now, framed. More is written as it comes."""
-        parts, self._parts = self._parts, []
+        payload = b"".join(self._parts)
+        self._parts = []
         self._size = 0
         self.resume()
-        return self._framed(parts)
+        return self._framed(payload)
 
     @property
     def length(self) -> int | None:
@@ -100,33 +104,32 @@ class Upload:
             self.paused = False
             self._exchange.client.transport.resume_reading()
 
-    def _collect(self, pieces: list[bytes]) -> None:
+    def _collect(self, payload: bytes) -> None:
         exchange = self._exchange
         gateway = exchange.gateway
-        self._parts += pieces
-        size = sum(map(len, pieces))
-        self._size += size
-        self.counted += size
-        gateway.collected += size
+        self._parts.append(payload)
+        self._size += len(payload)
+        self.counted += len(payload)
+        gateway.collected += len(payload)
         if self._size > exchange.snapshot.body_bound:
-            exchange.fail(exchange.too_large())
+            exchange.fail(too_large(exchange.snapshot.body_bound))
         elif gateway.collected > exchange.snapshot.collected_bound:
             message = "the gateway holds as many request bodies as it may (bounds.collected); try again later"
             exchange.fail(Failure(TOO_MUCH_COLLECTED, message))
         elif self._form is not None:
-            self._find_model(self._form, pieces)
+            self._find_model(self._form, payload)
         elif self._reader.done:
             whole = b"".join(self._parts)
             self._parts = []
             exchange.body = Body.UPLOADED
-            exchange.collected(whole)
+            exchange.read(whole)
 
-    def _find_model(self, form: ModelPart, pieces: list[bytes]) -> None:
+    def _find_model(self, form: ModelPart, payload: bytes) -> None:
         exchange = self._exchange
         try:
-            decided = any(form.feed(piece) for piece in pieces)
+            decided = form.feed(payload)
         except BadForm as error:
-            exchange.fail(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+            exchange.fail(Failure(BAD_REQUEST, str(error)))
             return
         if not decided and not self._reader.done:
             return
@@ -135,44 +138,45 @@ class Upload:
 
     def rename(self, model: str) -> None:
         """Put another model into the collected part of the form, before anything of it is sent."""
-        assert self._form is not None
-        assert self._form.span is not None
+        if self._form is None or self._form.span is None:
+            return  # the name is in the path
         before = b"".join(self._parts)
         start, end = self._form.span
         after = before[:start] + model.encode() + before[end:]
         self._parts = [after]
         self._exchange.bytes_in += len(after) - len(before)
 
-    def _pass_on(self, pieces: list[bytes]) -> None:
+    def _pass_on(self, payload: bytes) -> None:
         exchange = self._exchange
         upstream = exchange.upstream
         ended = self._reader.done
         if self._form is not None:
             # Readers differ on which of two `model` parts counts, so a second one must not pass.
             try:
-                for piece in pieces:
-                    self._form.feed(piece)
+                self._form.feed(payload)
             except BadForm as error:
-                exchange.fail(Failure(BAD_REQUEST, f"bad multipart form: {error}"))
+                exchange.fail(Failure(BAD_REQUEST, str(error)))
                 return
         if ended:
             exchange.body = Body.UPLOADED
         if upstream is None:
-            self._parts += pieces
-            self._size += sum(map(len, pieces))
+            self._parts.append(payload)
+            self._size += len(payload)
             if self._size > MAX_PENDING:
                 self.pause()
             return
-        upstream.write(self._framed(pieces))
+        upstream.write(self._framed(payload))
         if ended:
             self.resume()
             exchange.uploaded(monotonic())
 
-    def _framed(self, pieces: list[bytes]) -> bytes:
+    def _framed(self, payload: bytes) -> bytes:
         reader = self._reader
         if isinstance(reader, LengthDecoder):
-            return b"".join(pieces)
-        framed = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
+            return payload
+        framed = b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
         if reader.done:
-            framed.append(b"0\r\n%b\r\n" % b"".join(line + b"\r\n" for line in reader.trailers))
-        return b"".join(framed)
+            # Trailers that frame, route or authenticate are no trailers (RFC 9110 section 6.5.1).
+            trailers = [line for line in reader.trailers if request_field(line) is FORWARDED]
+            framed += b"0\r\n%b\r\n" % b"".join(line + b"\r\n" for line in trailers)
+        return framed

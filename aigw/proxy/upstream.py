@@ -52,7 +52,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_scanned",
         "exchange",
         "idle_until",
+        "is_open",
+        "keep_alive",
         "pool",
+        "read_paused",
         "served",
         "target",
         "transport",
@@ -66,8 +69,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
         # per connection
         self.served = 0  # exchanges that ended well on it
+        self.is_open = True  # and counted by the pool
         self.idle_until = 0.0
+        self.keep_alive = -1  # seconds the upstream said it keeps an idle connection; -1 where it said nothing
         self.write_paused = False
+        self.read_paused = False
         self._observer: ChunkObserver | None = None
         # per exchange
         self.exchange: Exchange | None = None
@@ -84,17 +90,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     # the request --------------------------------------------------------------------------------------------------
 
-    def start(self, exchange: Exchange, data: bytes) -> None:
-        """Send a request's head, with what there is of its body, in one write."""
-        self.exchange = exchange
-        self._framing = HEAD
-        self._informational = 0
-        self._response = None
-        self._decoder = None
-        self.transport.write(data)
-
     def write(self, data: bytes) -> None:
         self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        self.read_paused = True
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.read_paused = False
+        self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -132,63 +137,61 @@ class UpstreamConnection(asyncio.Protocol):
     def _head(self, exchange: Exchange, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
-        gateway = exchange.gateway
-        bounds = exchange.snapshot.head_bounds
-        while True:
-            end = data.find(b"\r\n\r\n", self._scanned)
-            if end < 0:
-                if len(data) > bounds.head:
-                    raise BadFraming("its head is larger than bounds.head")
-                if not data.startswith(b"HTTP/1."[: len(data)]):
-                    raise BadFraming("it does not begin with an HTTP/1.0 or HTTP/1.1 status line")
-                self._buffer = data
-                self._scanned = max(len(data) - 3, 0)
-                return
-            self._buffer = b""
-            self._scanned = 0
-            response = gateway.responses.parse(data[:end], bounds)
-            if response.status >= 200:
-                break
+        end = data.find(b"\r\n\r\n", self._scanned)
+        if end < 0:
+            self._incomplete(data, exchange.snapshot.head_bounds.head)
+            return
+        self._buffer = b""
+        self._scanned = 0
+        response = exchange.gateway.responses.parse(data[:end], exchange.snapshot.head_bounds)
+        body = data[end + 4 :]
+        status = response.status
+        if status < 200:
             self._inform(exchange, response)
-            data = data[end + 4 :]
-        now = monotonic()
-        if response.status == 401 and self.target.has_credential:
+            if body:
+                self._head(exchange, body)  # at most MAX_INFORMATIONAL deep
+            return
+        if status == 401 and self.target.has_credential:
             # Its body may quote the credential, which is ours and not the client's business.
             message = "the upstream refused the gateway's own credential; the operator has to check its api_key"
             self._broken(exchange, Failure(UPSTREAM_CREDENTIAL_REFUSED, message))
             return
-        method = exchange.head.line.method
-        framing = body_of(method, response)
-        self._framing = framing
+        now = monotonic()
         self._response = response
-        body = data[end + 4 :]
-        size = len(body)
+        framing = self._framing = body_of(response, to_head=exchange.admission.is_head)
         if framing == LENGTH_BODY:
-            if size > response.length:
+            missing = self._missing = response.length - len(body)
+            if missing < 0:
                 raise BadFraming("bytes after the end of its body")
-            self._missing = response.length - size
-            done = size == response.length
+            done = not missing
         elif framing == NO_BODY:
-            if size:
+            if body:
                 raise BadFraming("bytes after an answer that has no body")
             done = True
+            if response.chunked and exchange.admission.head.line.minor:
+                framing = CHUNKED_BODY  # for the client: what GET would have been answered with
         elif framing == CHUNKED_BODY:
             body, done = self._begin_chunks(exchange, body)
+            if self._decoder is not None:
+                framing = CLOSE_BODY  # for the client
         else:
             done = False
-        plain = framing == CHUNKED_BODY and self._decoder is None
-        exchange.respond(
-            response,
-            body,
-            chunked=plain or (method == "HEAD" and response.chunked),
-            close=framing == CLOSE_BODY or self._decoder is not None,
-            now=now,
-        )
+        exchange.respond(response, body, framing, now)
         if done and self.exchange is exchange:
             self._complete(exchange, now)
 
+    def _incomplete(self, data: bytes, bound: int) -> None:
+        """Keep a head that has not ended; refuse it as soon as it cannot become a good one."""
+        if len(data) > bound:
+            raise BadFraming("its head is larger than bounds.head")
+        if not data.startswith(b"HTTP/1."[: len(data)]):
+            raise BadFraming("it does not begin with an HTTP/1.0 or HTTP/1.1 status line")
+        self._buffer = data
+        self._scanned = max(len(data) - 3, 0)
+
     def _begin_chunks(self, exchange: Exchange, body: bytes) -> tuple[bytes, bool]:
-        if not exchange.head.line.minor:
+        self._decoder = None
+        if not exchange.admission.head.line.minor:
             self._decoder = ChunkDecoder()
             return self._decode(self._decoder, body)
         observer = self._observer
@@ -239,37 +242,43 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _complete(self, exchange: Exchange, now: float) -> None:
         """The response is whole: give the connection back before the client's next request wants one."""
-        self.exchange = None
-        self.served += 1
-        if self._reusable(exchange):
-            self.pool.release(self, now, self._response.keep_alive if self._response else 0)
-        else:
-            self.abort()
-        exchange.relayed(now)
-
-    def _reusable(self, exchange: Exchange) -> bool:
-        """Reasons not to use the connection again."""
+        if self.read_paused:  # for a client that has all it will get from here
+            self.resume_reading()
         response = self._response
-        if response is None or response.close:
-            return False
-        if self._framing == CLOSE_BODY:
-            return False
-        if exchange.body is not UPLOADED or self.write_paused:
-            return False  # answered before the request was taken: what the upstream makes of the rest is open
-        return not self.transport.is_closing()
+        framing = self._framing
+        self.exchange = None
+        self._framing = HEAD
+        self._informational = 0
+        self.served += 1
+        # Reasons not to use the connection again: it was said to close, or what was sent on it was not taken.
+        if (
+            response is None
+            or response.close
+            or framing == CLOSE_BODY
+            or exchange.body is not UPLOADED
+            or self.write_paused
+            or not self.is_open
+        ):
+            self.abort()
+        else:
+            self.keep_alive = response.keep_alive
+            self.pool.release(self, now)
+        exchange.complete(now)
 
     # endings ------------------------------------------------------------------------------------------------------
 
     def eof_received(self) -> None:
         """FIN: the end of a body that ends so, and a break of everything else. The transport closes itself."""
         exchange = self.exchange
-        if exchange is not None and self._framing == CLOSE_BODY:
+        if exchange is None:
+            self._leave()  # before the pool hands it out: `connection_lost` comes a turn later
+        elif self._framing == CLOSE_BODY:
             self.exchange = None
             self.abort()
-            exchange.relayed(monotonic())
+            exchange.complete(monotonic())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.pool.lost(self)
+        self._leave()
         exchange = self.exchange
         if exchange is not None:
             self._broken(exchange, self._loss())
@@ -292,5 +301,11 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, whatever is under way: what the upstream still computes is wanted by nobody."""
         self.exchange = None
-        self.pool.lost(self)
+        self._leave()
         self.transport.abort()
+
+    def _leave(self) -> None:
+        """Tell the pool, once."""
+        if self.is_open:
+            self.is_open = False
+            self.pool.lost(self)

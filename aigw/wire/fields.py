@@ -69,7 +69,7 @@ class Field:
         self.kind = kind
         self.line = line
         self.value = value
-        self.number = 0  # LENGTH: the length; KEEP_ALIVE: the timeout in seconds
+        self.number = 0  # LENGTH: the length; KEEP_ALIVE: the timeout in seconds, -1 where there is none
         self.text = ""  # HOST: the host, lower case, without port
         self.digest: bytes | None = None
 
@@ -167,8 +167,11 @@ def request_field(line: bytes) -> Field:
         if value.lower() != b"100-continue":
             raise refuse(EXPECTATION_FAILED, "unknown expectation; only `expect: 100-continue` is understood")
     elif kind == AUTHORIZATION:
-        scheme, _, key = value.partition(b" ")
-        field.digest = digest(key.strip(b" \t")) if scheme.lower() == b"bearer" else None
+        scheme, blank, key = value.partition(b" ")
+        if not blank and scheme.lower() != b"bearer":
+            field.digest = digest(value)  # no scheme: whoever writes that means a key, and it must not pass for another
+        elif scheme.lower() == b"bearer":
+            field.digest = digest(key.strip(b" \t"))
     elif X_API_KEY <= kind <= X_AIGW_KEY:
         field.digest = digest(value)
     return field
@@ -190,7 +193,7 @@ def response_field(line: bytes) -> Field:
         _options(value)
     elif kind == KEEP_ALIVE:
         found = _TIMEOUT.search(value)
-        field.number = int(found[1]) if found else 0
+        field.number = int(found[1]) if found else -1
     return field
 
 
@@ -226,13 +229,17 @@ def _options(value: bytes) -> None:
 
 def _narrowed(value: bytes) -> bytes:
     """An accept-encoding line with only what the gateway can read too; never more than the client asked for."""
-    kept = []
+    kept: dict[bytes, bytes] = {}
     for part in value.split(b","):
         found = _CODING.fullmatch(part)
         if found is not None:
-            name = b"gzip" if found[1] == b"*" else found[1].lower()
-            kept.append(name + (found[2] or b""))
-    return b"accept-encoding: " + (b", ".join(kept) or b"identity")
+            kept[found[1].lower().removeprefix(b"x-")] = found[2] or b""
+    star = kept.pop(b"*", None)
+    if star is not None and not star.strip(b"; \tqQ=.0") and star:
+        kept[b"*"] = star  # `*;q=0`: nothing but what is named, not even identity
+    elif star is not None:
+        kept.setdefault(b"gzip", star)
+    return b"accept-encoding: " + (b", ".join(name + weight for name, weight in kept.items()) or b"identity")
 
 
 FORWARDED: Final = Field(PLAIN, b"", b"")  # the line goes on as it is

@@ -23,14 +23,15 @@ CLOSE_BODY: Final = 3  # ends when the upstream closes; a break and an end look 
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-def body_of(method: str, head: ResponseHead) -> int:
-    """The body that follows a final response head (RFC 9112 section 6.3, items 1, 2, 4, 6 and 8)."""
-    if method == "HEAD" or head.status in (204, 304):
+def body_of(head: ResponseHead, *, to_head: bool) -> int:
+    """The body that follows a final response head (RFC 9112 section 6.3, items 1, 2, 4, 6 and 8). `to_head`: it
+    answers a HEAD request."""
+    if head.length > 0 and not to_head and head.status != 304:
+        return LENGTH_BODY
+    if to_head or head.status in (204, 304):
         return NO_BODY
     if head.chunked:
         return CHUNKED_BODY
-    if head.length > 0:
-        return LENGTH_BODY
     return NO_BODY if head.length == 0 else CLOSE_BODY
 
 
@@ -45,18 +46,23 @@ class ChunkObserver:
     observer serves all responses of a connection, one after the other.
     """
 
-    __slots__ = ("_done", "_parser", "_tail")
+    __slots__ = ("_done", "_parser", "_surplus", "_tail")
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._done = False
+        self._surplus = False
         self._tail = b""
 
     def begin(self) -> None:
         """Expect a new body."""
         self._done = False
         self._tail = b""
-        self._parser.feed_data(_CHUNKED_HEAD)
+        try:
+            self._parser.feed_data(_CHUNKED_HEAD)
+        except httptools.HttpParserError:  # a trailer told it that the connection closes
+            self._parser = httptools.HttpResponseParser(self)
+            self._parser.feed_data(_CHUNKED_HEAD)
 
     def feed(self, data: bytes) -> bool:
         """True where the body ends exactly with `data`. Raises `BadFraming`, also for a byte beyond the end."""
@@ -71,11 +77,14 @@ class ChunkObserver:
                 self._tail = data[-4:]
             return False
         # The last chunk is `0` CRLF, trailers CRLF each, CRLF: one blank line, and nothing after it. A CRLF more
-        # would show as a second blank line, anything else as not ending in one.
+        # would show as a second blank line, another message has begun, anything else does not end in one.
         end = self._tail + data if len(data) < 5 else data
-        if not end.endswith(b"\r\n\r\n") or end.endswith(b"\n\r\n\r\n"):
+        if self._surplus or not end.endswith(b"\r\n\r\n") or end.endswith(b"\n\r\n\r\n"):
             raise BadFraming("bytes after the end of a chunked body")
         return True
+
+    def on_message_begin(self) -> None:
+        self._surplus = self._done
 
     def on_message_complete(self) -> None:
         self._done = True

@@ -1,0 +1,203 @@
+"""The one line that an exchange leaves in the access log."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fakes import document, gateway, key, model, rule, target, upstream
+
+from aigw import errors, ledger, route
+from aigw.config import snapshot
+from aigw.config.snapshot import Candidate, Key, Match, Snapshot
+from aigw.errors import Failure
+from aigw.wire.head import HeadBounds, RequestHead, RequestParser, ResponseHead, ResponseParser
+
+CONFIG = snapshot.compile(
+    document(
+        {"up": upstream(target("http://127.0.0.1:1", "a"), api_key="canary")},
+        gateways={"shop": gateway(rule("api"), models={"fast": model("up", "real-1"), "*": model("up")})},
+    ),
+    4,
+)
+OWNER = Key("demo", key("canary"))
+WALL = 1_700_000_000.25
+
+
+@dataclass
+class Admitted:
+    """What the ledger reads of an admission."""
+
+    head: RequestHead
+    match: Match | None
+    key: Key | None
+
+
+@dataclass
+class Ended:
+    """What the ledger reads of an exchange, as it stands at its end."""
+
+    admission: Any
+    model: str | None = None
+    candidate: Candidate | None = None
+    request_id: bytes = b"id-1"
+    snapshot: Snapshot = CONFIG
+    status: int = 200
+    bytes_in: int = 10
+    bytes_out: int = 20
+    response: ResponseHead | None = None
+    started: float = 100.0
+    acquiring_at: float = 100.002
+    sent_at: float = 100.005
+    head_at: float = 100.505
+
+
+def exchange(
+    path: str = "/v1/chat/completions?key=canary", name: str | None = "fast", *, refused: bool = False, **fields: Any
+) -> Ended:
+    block = f"POST {path} HTTP/1.1\r\nhost: gw\r\nauthorization: Bearer canary".encode()
+    head = RequestParser().parse(block, HeadBounds())
+    found = route.match(CONFIG, head)
+    assert isinstance(found, Match)
+    if refused:
+        none = {"acquiring_at": 0.0, "sent_at": 0.0, "head_at": 0.0}
+        return Ended(Admitted(head, None, None), **none | fields)
+    resolved = found.gateway.find_model(name or "m")
+    assert resolved is not None
+    response = ResponseParser().parse(b"HTTP/1.1 200 OK\r\nx-request-id: req_1", HeadBounds())
+    given = {"model": name, "candidate": resolved.candidates[0], "response": response} | fields
+    return Ended(Admitted(head, found, OWNER), **given)
+
+
+def record(of: Ended, end: str = "ok", failure: Failure | None = None, client: bytes = b"10.0.0.1") -> dict[str, Any]:
+    line = ledger.record(of, client, end, failure, 100.75, WALL)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert not [char for char in line.decode()[:-1] if unicodedata.category(char) == "Cc"], line
+    assert b"canary" not in line
+    fields = json.loads(line)
+    assert isinstance(fields, dict)
+    return fields
+
+
+def test_an_exchange_that_went_well() -> None:
+    assert record(exchange()) == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "request_id": "id-1",
+        "client": "10.0.0.1",
+        "gateway": "shop",
+        "rule": "api",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "key": "demo",
+        "model": "fast",
+        "model_used": "real-1",
+        "upstream": "up",
+        "target": "a",
+        "status": 200,
+        "end": "ok",
+        "fault": "none",
+        "bytes_in": 10,
+        "bytes_out": 20,
+        "overhead_ms": 2.0,
+        "duration_ms": 750.0,
+        "generation": 4,
+        "upstream_request_id": "req_1",
+    }
+
+
+def test_what_is_unknown_is_absent() -> None:
+    fields = record(exchange(refused=True, status=404), "refused", Failure(errors.NO_RULE, "no"))
+    assert set(fields) == {
+        *("time", "request_id", "client", "method", "path", "status", "end", "fault", "error"),
+        *("bytes_in", "bytes_out", "duration_ms", "generation"),
+    }
+    assert (fields["status"], fields["end"], fields["fault"], fields["error"]) == (404, "refused", "client", "no_rule")
+
+
+def test_an_exchange_without_model_key_and_id() -> None:
+    up = snapshot.Resolved(CONFIG.upstreams["up"], None, None, None)
+    ended = exchange(model=None, candidate=up.candidates[0], response=None)
+    ended.admission.key = None
+    fields = record(ended)
+    assert not {"model", "model_used", "key", "upstream_request_id"} & set(fields)
+    assert (fields["upstream"], fields["target"]) == ("up", "a")
+
+
+@pytest.mark.parametrize(
+    ("end", "failure", "fault"),
+    [
+        ("ok", None, "none"),
+        ("client_gone", None, "client"),
+        ("client_slow", None, "client"),
+        ("refused", Failure(errors.INVALID_KEY, ""), "client"),
+        ("failed", Failure(errors.INTERNAL, ""), "gateway"),
+        ("cut", Failure(errors.UPSTREAM_CUT, ""), "upstream"),
+    ],
+)
+def test_whose_fault_it_was(end: str, failure: Failure | None, fault: str) -> None:
+    fields = record(exchange(), end, failure)
+    assert (fields["end"], fields["fault"]) == (end, fault)
+    assert fields.get("error") == (None if failure is None else failure.kind.code)
+
+
+def test_what_is_remembered_of_one_route_is_not_said_of_another() -> None:
+    """The same candidate is asked for by other paths, keys and names."""
+    first = exchange()
+    assert record(first)["path"] == "/v1/chat/completions"
+    assert record(exchange("/v1/embeddings"))["path"] == "/v1/embeddings"
+    assert record(exchange())["path"] == "/v1/chat/completions"
+    other = exchange()
+    other.admission.key = Key("other", key("canary"))
+    assert [record(one)["key"] for one in (other, first, other)] == ["other", "demo", "other"]
+    for name in ("m-1", "m-2", "m-1", "fast"):
+        assert record(exchange(name=name))["model"] == name
+
+
+@pytest.mark.parametrize("rows", [1000])
+def test_what_is_remembered_stays_small(rows: int) -> None:
+    candidate = exchange().candidate
+    assert candidate is not None
+    for i in range(rows):
+        assert record(exchange(f"/v1/x/{i}"))["path"] == f"/v1/x/{i}"
+        assert len(candidate.described) <= 256
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ['a"b\\', "a\r\nb", "\x1b[31m", "\0", "\x7f", "\x85", "\x9b31m", "\u2028", "é\ufffd", '","status":200,"x":"'],
+)
+def test_nothing_hostile_gets_out_of_its_field(hostile: str) -> None:
+    """Whatever a client or an upstream names itself: one line, one object, no control byte, the text intact."""
+    fields = record(exchange(name=hostile))
+    assert fields["model"] == hostile
+    assert fields["status"] == 200
+
+
+def test_an_upstreams_id_is_any_bytes() -> None:
+    head = ResponseParser().parse(b'HTTP/1.1 200 OK\r\nx-request-id: \xff"\\\t\x9b', HeadBounds())
+    assert record(exchange(response=head))["upstream_request_id"] == '\xff"\\\t\x9b'
+
+
+@pytest.mark.parametrize("path", ['/a"b', "/a\\b", '/","status":200,"x":"', "/%0a%1b"])
+def test_a_path_is_written_as_it_came(path: str) -> None:
+    assert record(exchange(path))["path"] == path
+
+
+@pytest.mark.parametrize(
+    ("wall", "text"),
+    [
+        (0.0, b"1970-01-01T00:00:00.000Z"),
+        (WALL, b"2023-11-14T22:13:20.250Z"),
+        (WALL + 0.7499, b"2023-11-14T22:13:20.999Z"),
+        (WALL + 0.75, b"2023-11-14T22:13:21.000Z"),
+        (951782399.9999, b"2000-02-28T23:59:59.999Z"),
+        (951782400.0, b"2000-02-29T00:00:00.000Z"),
+    ],
+)
+def test_timestamps(wall: float, text: bytes) -> None:
+    assert ledger.timestamp(wall) == text
+    assert ledger.timestamp(wall) == text
