@@ -60,11 +60,11 @@ def request_message(
     """The whole request, or what there is of it: `prefix` as above, the id, `more` lines each with CRLF, how the body
     is framed (`length` None: in chunks), and the body."""
     if length:
-        return b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (prefix, request_id, more, length, body)
+        return b"".join((prefix, request_id, b"\r\n", more, b"content-length: %d\r\n\r\n" % length, body))
     if length is None:
-        return b"%b%b\r\n%btransfer-encoding: chunked\r\n\r\n%b" % (prefix, request_id, more, body)
+        return b"".join((prefix, request_id, b"\r\n", more, b"transfer-encoding: chunked\r\n\r\n", body))
     framing = b"content-length: 0\r\n" if method in _WITH_BODY else b""
-    return b"%b%b\r\n%b%b\r\n" % (prefix, request_id, more, framing)
+    return b"".join((prefix, request_id, b"\r\n", more, framing, b"\r\n"))
 
 
 def forwarded(lines: list[bytes], target: Target) -> bytes:

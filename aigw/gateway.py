@@ -16,6 +16,7 @@ from typing import Final
 
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.errors import Failure
+from aigw.ledger import refusal
 from aigw.proxy import answers
 from aigw.proxy.admission import Admissions
 from aigw.proxy.client import ClientConnection
@@ -23,11 +24,14 @@ from aigw.proxy.dial import Dialler
 from aigw.proxy.pool import Pool
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
+from aigw.proxy.upstream import UpstreamConnection
 from aigw.wire.head import RequestParser, ResponseParser
 from aigw.wire.reply import answer
 
 # Connections that wait to be accepted; the supervisor's sockets were made with the same.
 BACKLOG: Final = 4096
+# Seconds in which a listener that is about to close accepts what already waits.
+ACCEPT: Final = 0.01
 # Descriptors kept free for what is no exchange: log, channels, listeners, resolver.
 SPARE_DESCRIPTORS: Final = 64
 
@@ -66,12 +70,13 @@ class Gateway:
         self._id_count = 0
         # clients
         self.clients: set[ClientConnection] = set()
-        self.slow: set[ClientConnection] = set()  # those that do not take what is written to them
+        # those, on both sides, that do not take what is written to them
+        self.slow: set[ClientConnection | UpstreamConnection] = set()
         # life
         self.draining = False
         self._servers: list[asyncio.AbstractServer] = []
         self._sweep = Sweep(self)
-        self._wall_offset = time.time() - monotonic()
+        self.wall_offset = time.time() - monotonic()
 
     def __repr__(self) -> str:
         return f"<Gateway {len(self.clients)} clients {len(self.pools)} pools{' draining' if self.draining else ''}>"
@@ -119,6 +124,7 @@ class Gateway:
         for client in self.clients:
             client.close_wanted = True
         await asyncio.sleep(delay)
+        await asyncio.sleep(ACCEPT)  # what is in the accept queue gets its answer
         for server in self._servers:
             server.close()
         deadline = monotonic() + patience
@@ -154,12 +160,14 @@ class Gateway:
         self.clients.discard(client)
         self.slow.discard(client)
 
-    def refusal(self, failure: Failure) -> bytes:
-        """The answer to what was no request, as bytes; the connection closes behind it."""
+    def refusal(self, failure: Failure, client: ClientConnection) -> bytes:
+        """The answer to what was no request, as bytes; the connection closes behind it. It has its record too."""
         request_id = self.new_request_id()
         body, lines = answers.error(failure, "", request_id)
         lines.append(b"x-request-id: " + request_id)
-        return answer(failure.kind.status, body, now=self.wall(monotonic()), lines=lines, close=True)
+        wall = self.wall(monotonic())
+        self.emit(refusal(request_id, client.address_bytes, failure, len(body), self.snapshot.generation, wall))
+        return answer(failure.kind.status, body, now=wall, lines=lines, close=True)
 
     def new_request_id(self) -> bytes:
         """Unique: 64 random bits of the worker, and a count."""
@@ -168,11 +176,11 @@ class Gateway:
 
     def wall(self, now: float) -> float:
         """Epoch seconds of a monotonic moment; one clock is read per event, not two."""
-        return now + self._wall_offset
+        return now + self.wall_offset
 
     def tick(self) -> None:
         """Called by the sweep about once a second: the wall clock may have been set."""
-        self._wall_offset = time.time() - monotonic()
+        self.wall_offset = time.time() - monotonic()
         self._retired = [pool for pool in self._retired if pool.in_flight]
 
     # exchanges ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # DEL, and U+0080 to U+009F in UTF-8
 _CONTROLS: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+_OK: Final = b'"end":"ok","fault":"none"'
 _CLIENT_ENDS: Final = frozenset({"client_gone", "client_slow"})
 
 
@@ -59,25 +60,19 @@ def record(exchange: Finished, client: bytes, end: str, failure: Failure | None,
     if exchange.head_at:
         more = b',"overhead_ms":%.3f' % ((exchange.acquiring_at - started) * 1e3)
         response = exchange.response
-        if response is not None and response.request_id is not None:
-            more += b',"upstream_request_id":' + _json(response.request_id.decode("latin-1"))
-    fault = b"none"
-    if failure is not None:
-        fault = failure.kind.fault.encode()
-        more += b',"error":"%b"' % failure.kind.code.encode()
-    elif end in _CLIENT_ENDS:
-        fault = b"client"
+        if response is not None and (response.request_id or response.own_id):
+            upstream_id = response.request_id or response.own_id or b""
+            more += b',"upstream_request_id":' + _json(upstream_id.decode("latin-1"))
     return (
-        b'{"time":"%b","request_id":"%b","client":"%b",%b,"status":%d,"end":"%b","fault":"%b","bytes_in":%d,'
-        b'"bytes_out":%d,"duration_ms":%.3f,"generation":%d%b}\n'
+        b'{"time":"%b","request_id":"%b","client":"%b",%b,"status":%d,%b,"bytes_in":%d,"bytes_out":%d,'
+        b'"duration_ms":%.3f,"generation":%d%b}\n'
         % (
             timestamp(wall),
             exchange.request_id,
             client,
             described,
             exchange.status,
-            end.encode(),
-            fault,
+            _OK if end == "ok" else _ended(end, failure),
             exchange.bytes_in,
             exchange.bytes_out,
             (now - started) * 1e3,
@@ -85,6 +80,22 @@ def record(exchange: Finished, client: bytes, end: str, failure: Failure | None,
             more,
         )
     )
+
+
+def refusal(request_id: bytes, client: bytes, failure: Failure, size: int, generation: int, wall: float) -> bytes:
+    """The record of what was no request: it has no method and no path that could be believed."""
+    return (
+        b'{"time":"%b","request_id":"%b","client":"%b","status":%d,%b,"bytes_in":0,"bytes_out":%d,"generation":%d}\n'
+        % (timestamp(wall), request_id, client, failure.kind.status, _ended("refused", failure), size, generation)
+    )
+
+
+def _ended(end: str, failure: Failure | None) -> bytes:
+    """How it ended, whose fault that was, and the error, if one was answered."""
+    if failure is None:
+        return b'"end":"%b","fault":"%b"' % (end.encode(), b"client" if end in _CLIENT_ENDS else b"none")
+    kind = failure.kind
+    return b'"end":"%b","fault":"%b","error":"%b"' % (end.encode(), kind.fault.encode(), kind.code.encode())
 
 
 def describe(admission: Admission, candidate: Candidate | None, model: str | None) -> bytes:

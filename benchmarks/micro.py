@@ -30,7 +30,7 @@ from aigw.errors import Failure
 from aigw.forward import request_prefix
 from aigw.gateway import Gateway
 from aigw.policies import keys
-from aigw.proxy.admission import MODEL
+from aigw.proxy.admission import MODEL, Memory
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.upstream import UpstreamConnection
@@ -110,9 +110,10 @@ class Rig:
         return b"\r\n".join((b"POST /v1/chat/completions HTTP/1.1", *LINES, *more)) + b"\r\n\r\n" + BODY
 
     def fresh_request(self) -> bytes:
-        """A head no other is equal to: a trace id, as an instrumented client sends it."""
+        """A head no other is equal to: a request id and a trace id, as an instrumented client sends them."""
         self.count += 1
-        return self.request(b"traceparent: 00-%032x-%016x-01" % (self.count, self.count))
+        trace = b"traceparent: 00-%032x-%016x-01" % (self.count, self.count)
+        return self.request(b"x-request-id: req-%032x" % self.count, trace)
 
 
 def best(step: Callable[[], Any], rounds: int, count: int) -> float:
@@ -167,8 +168,9 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
     assert not isinstance(resolved, Failure)
     candidate = choose(resolved, gateway)
     assert not isinstance(candidate, Failure)
-    admission, _, _ = gateway.admissions.of(block, 1.0)
-    done = Exchange(rig.client, gateway, admission, [], 1.0)
+    memory = Memory()
+    admission, *_ = gateway.admissions.of(block, 1.0, memory)
+    done = Exchange(rig.client, gateway, admission, [], None, 1.0)
     done.model, done.candidate = "gpt-3.5-turbo", candidate
     done.status, done.head_at, done.sent_at, done.acquiring_at = 200, 1.1, 1.05, 1.05
     return [
@@ -178,12 +180,12 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
         ("  parse the request's head", lambda: last_head(block)),
         ("  match gateway and rule", lambda: match(config, head)),
         ("  admit the key", lambda: keys.admit(found.gateway, head, 0.0)),
-        ("  all three from memory", lambda: gateway.admissions.of(block, 1.0)),
-        ("  make the exchange", lambda: Exchange(rig.client, gateway, admission, [], 1.0)),
+        ("  all three by a pattern", lambda: gateway.admissions.of(block, 1.0, memory)),
+        ("  make the exchange", lambda: Exchange(rig.client, gateway, admission, [], None, 1.0)),
         ("  read the body", lambda: load(BODY, MODEL)),
         ("  find the model, choose the target", lambda: choose(find(found, "openai", key, "gpt-3.5-turbo"), gateway)),
         ("  write the request's head", lambda: request_prefix(config, found, candidate, head)),
-        ("  parse the response's head", lambda: gateway.responses.parse(answer_block, config.head_bounds)),
+        ("  parse the response's head", lambda: gateway.responses.heads.get(answer_block)),
         ("  write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2)),
         ("  (an empty call)", lambda: None),
     ]

@@ -118,7 +118,8 @@ class Loader:
 
     def _alias(self, event: Any, path: Path, place: tuple[int, int]) -> object:
         if event.anchor not in self.anchors:
-            shown = quote(f"*{event.anchor}", "it")
+            # A secret that begins with * would stand here too, and is not to be repeated.
+            shown = "it" if _may_be_secret(path) else quote(f"*{event.anchor}", "it")
             self._fail(
                 place, f"an unquoted text that begins with * is an alias, and nothing has that name; quote {shown}"
             )
@@ -244,3 +245,7 @@ def explain(text: str, error: yaml.MarkedYAMLError) -> tuple[tuple[int, int], st
         if said in problem:
             return there if at_beginning else here, meaning.format(line=began.line + 1)
     return here, "not valid YAML; check quotes, brackets and indentation around here"
+
+
+def _may_be_secret(path: Path) -> bool:
+    return "headers" in path or (bool(path) and path[-1] in ("api_key", "sha256", "token"))

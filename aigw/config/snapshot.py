@@ -13,7 +13,7 @@ from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
-from aigw.providers import credential_line
+from aigw.providers import CREDENTIAL_HEADERS, credential_line
 from aigw.providers.endpoints import Endpoint, without_version
 from aigw.wire.head import HeadBounds
 
@@ -64,8 +64,9 @@ class Target:
         self.server_name: str = tls["server_name"] or (self.address[0] if isinstance(self.address, tuple) else "")
         api_key = spec["api_key"] or document["api_key"]
         self.passes_client_key = api_key == "client"
-        self.has_credential = api_key is not None and not self.passes_client_key
         headers: dict[str, str | None] = {k.lower(): v for k, v in (document["headers"] | spec["headers"]).items()}
+        by_header = any(headers.get(name) is not None for name in CREDENTIAL_HEADERS)
+        self.has_credential = by_header or (api_key is not None and not self.passes_client_key)
         self.removed = frozenset(name.encode() for name in headers)
         self.host_line = b"host: " + authority.encode()
         lines = [f"{name}: {value}".encode("latin-1") for name, value in headers.items() if value is not None]
@@ -153,6 +154,7 @@ class Candidate:
         lines = [f"x-aigw-upstream: {target.upstream.name}"]
         if self.sent is not None:
             lines.append(f"x-aigw-model: {quote(self.sent, safe=_HEADER_SAFE)}")
+        lines.append("x-aigw-attempts: 1")  # until there are retries; a replay is none
         self.answer = "\r\n".join(lines).encode()
         self.first_byte = target.upstream.timeouts.first_byte  # seconds, here for the hot path
         self.idle = target.upstream.timeouts.idle

@@ -7,6 +7,7 @@ for all of them, since clients of every dialect come to one address. Nothing her
 
 from __future__ import annotations
 
+import zlib
 from typing import Final, Protocol
 
 from aigw.errors import Failure
@@ -41,9 +42,33 @@ _CREDENTIAL: Final = {
 }
 
 
+# Headers that carry a credential, whoever sets them.
+CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+
+
 def credential_line(provider: str, api_key: str) -> bytes:
     """The header line that carries `api_key` to a provider."""
     return _CREDENTIAL[provider] + api_key.encode("latin-1")
+
+
+# What providers say, in a 403, of a credential they do not like; a refusal of the request itself says none of it.
+_ABOUT_CREDENTIALS: Final = (b"api key", b"api_key", b"apikey", b"api-key", b"credential", b"access token")
+# Decoded bytes of an error that are looked at.
+_MOST_DECODED: Final = 256 * 1024
+
+
+def refuses_credential(body: bytes, coding: bytes) -> bool:
+    """Whether the body of a 403 is about the credential. `coding` is its content-encoding, in lower case; what cannot
+    be read counts as if it were, since it may quote the credential."""
+    if coding in (b"gzip", b"x-gzip"):
+        try:
+            body = zlib.decompressobj(31).decompress(body, _MOST_DECODED)
+        except zlib.error:
+            return True
+    elif coding not in (b"", b"identity"):
+        return True
+    folded = body.lower()
+    return any(words in folded for words in _ABOUT_CREDENTIALS)
 
 
 def dialect_of(path_dialect: str, head: RequestHead) -> str:

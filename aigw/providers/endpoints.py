@@ -134,7 +134,8 @@ def base_url_hint(path: bytes) -> str:
     """What to tell a client whose path looks like an SDK's with a wrong base URL; "" where it does not."""
     version = _VERSION.match(path)
     if version is None:
-        if classify("POST", b"/v1" + path).kind != "inference":
+        behind = b"/v1" + path
+        if classify("POST", behind).kind != "inference" and classify("GET", behind).kind != "models":
             return ""
         return (
             "the path lacks its version prefix: OpenAI's SDKs take a base_url that ends in /v1 (http://HOST:PORT/v1), "

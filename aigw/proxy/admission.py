@@ -1,10 +1,8 @@
 """From a request's head to whether it may proceed, and from its body to the model it names.
 
-An `Admission` depends on the head's bytes, the snapshot and the key's dates, and on nothing else, so those of heads
-that come again and again (SDKs send the same lines each time) are remembered by their bytes without the
-content-length line: 6 us of 25 on fake transports. Only what was admitted is remembered, only heads seen twice, and
-the memo is the snapshot's: it goes with it. Lines that differ each time (a trace id) but mean nothing to the gateway
-are set aside first, so that such heads are found too.
+An `Admission` depends on the head's bytes, the snapshot and the key's dates, and on nothing else. SDKs send the same
+lines each time but for a few, so that heads are recognised by a `Pattern` instead of being parsed (5 us and more of 19
+on fake transports). Only what was admitted is remembered, and patterns are the snapshot's: they go with it.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from aigw.policies import keys
 from aigw.providers import dialect_of
 from aigw.proxy.answers import PROBES
 from aigw.route import match
+from aigw.wire.fields import ID, LENGTH, MAX_ID, MAX_LINE, PLAIN, REQUEST_ID, VALUE, line_name, request_field
 from aigw.wire.jsonspan import DuplicateMember, InvalidJSON, Member, load, replace
 from aigw.wire.multipart import BadForm, ModelPart
 
@@ -25,15 +24,14 @@ if TYPE_CHECKING:
     from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
     from aigw.wire.head import RequestHead, RequestParser
 
-# Admissions remembered, each with its head of about 3 KiB in all; and heads known to have come once.
-MOST_KNOWN: Final = 512
-MOST_SEEN: Final = 4096
+# Patterns a worker keeps: one is needed per kind of client; each costs the others a comparison of 0.06 us.
+MOST_PATTERNS: Final = 16
+MOST_HOLES: Final = 8
+NOTHING: Final[list[bytes]] = []  # never changed
 MODEL: Final = Member("model")
 # Bodies up to this length are searched for their model in lower case, which copies them.
 MAX_PLAIN: Final = 32 * 1024
 _FOREVER: Final = float("inf")
-_LENGTH: Final = b"\r\nContent-Length: "
-_LENGTH_LOWER: Final = b"\r\ncontent-length: "
 
 
 class Admission:
@@ -89,80 +87,162 @@ class Admission:
         return self.match
 
 
-class Admissions:
-    """The head phase of one snapshot."""
+# The admission; the body's length, None where it is chunked; and what is no part of what was admitted: lines that are
+# forwarded with it, and a request id of its own.
+Found = tuple[Admission, int | None, list[bytes], bytes | None]
 
-    __slots__ = ("_known", "_parser", "_seen", "snapshot")
+
+class Pattern:
+    """Heads that are the same but for a few lines: the length, and lines that mean nothing to the gateway.
+
+    Which lines differ was seen on two heads that were parsed in full (`Admissions`), so any further head that is equal
+    outside of these holes is admitted as they were, once what stands in the holes has passed the rules of its lines.
+    """
+
+    __slots__ = ("_before", "_behind", "_count", "_holes", "_lines", "admission", "home")
+
+    def __init__(self, home: Admissions, admission: Admission, lines: list[bytes], holes: dict[int, int]) -> None:
+        """`lines` are of a whole head, `holes` the kinds of those that differ: LENGTH, REQUEST_ID or PLAIN."""
+        self.home = home
+        self.admission = admission
+        self._count = len(lines)
+        self._holes = []
+        self._lines = list(lines)
+        for index, kind in holes.items():
+            name = lines[index].partition(b":")[0]
+            self._holes.append((index, kind, name + (b":" if kind == PLAIN else b": ")))
+            self._lines[index] = b""
+        first = min(holes, default=len(lines))
+        before = b"\r\n".join(lines[:first])
+        # Where nothing but the length differs, two comparisons say it all (0.5 us, not 1.9).
+        self._behind: bytes | None = None
+        if not holes:
+            self._behind = b""
+        elif list(holes.values()) == [LENGTH]:
+            before += b"\r\n" + self._holes[0][2]
+            self._behind = b"".join(b"\r\n" + line for line in lines[first + 1 :])
+        self._before = before
+
+    def match(self, block: bytes) -> Found | None:
+        """None where it is another head."""
+        if not block.startswith(self._before):
+            return None
+        behind = self._behind
+        admission = self.admission
+        if behind is None:
+            return self._fill(block)
+        if not self._holes:
+            return (admission, admission.head.length, NOTHING, None) if block == self._before else None
+        if not block.endswith(behind):
+            return None
+        digits = block[len(self._before) : len(block) - len(behind)]
+        if digits.isdigit() and len(digits) <= 18:
+            return admission, int(digits), NOTHING, None
+        return None
+
+    def _fill(self, block: bytes) -> Found | None:
+        lines = block.split(b"\r\n")
+        if len(lines) != self._count:
+            return None
+        length = self.admission.head.length
+        more: list[bytes] = []
+        request_id: bytes | None = None
+        for index, kind, prefix in self._holes:
+            line = lines[index]
+            if not line.startswith(prefix) or len(line) > MAX_LINE:
+                return None
+            value = line[len(prefix) :]
+            if kind == PLAIN:
+                if value.translate(None, VALUE):
+                    return None
+                more.append(line)
+            elif kind == LENGTH:
+                if not value.isdigit() or len(value) > 18:
+                    return None
+                length = int(value)
+            else:
+                if not value or value.translate(None, ID) or len(value) > MAX_ID:
+                    return None
+                request_id = value
+            lines[index] = b""
+        return (self.admission, length, more, request_id) if lines == self._lines else None
+
+
+class Memory:
+    """What one client connection remembers of its heads."""
+
+    __slots__ = ("block", "pattern")
+
+    def __init__(self) -> None:
+        self.block = b""  # the head parsed last
+        self.pattern: Pattern | None = None  # the one that matched last
+
+
+class Admissions:
+    """The head phase of one snapshot, and the patterns of heads that it has met, the newest first."""
+
+    __slots__ = ("_bound", "_parser", "_patterns", "snapshot")
 
     def __init__(self, snapshot: Snapshot, parser: RequestParser) -> None:
         self.snapshot = snapshot
         self._parser = parser
-        self._known: dict[bytes, Admission] = {}
-        self._seen: set[int] = set()
+        self._patterns: list[Pattern] = []
+        self._bound = snapshot.head_bounds.head
 
-    def of(self, block: bytes, wall: float) -> tuple[Admission, int | None, list[bytes]]:
-        """The admission of a head (without its blank line); the length of its body, None where it is chunked; and
-        lines that are forwarded with it, but are no part of what was admitted.
+    def of(self, block: bytes, wall: float, memory: Memory) -> Found:
+        """The admission of a head (without its blank line). `wall` is epoch seconds.
 
-        `wall` is epoch seconds. Raises `Refused` where the head is malformed: answer, then close.
+        Raises `Refused` where the head is malformed: answer, then close.
         """
-        start = block.find(_LENGTH)
-        if start < 0:
-            start = block.find(_LENGTH_LOWER)
-        if start < 0:
-            length = 0
-            rest = block
-        else:
-            stop = block.find(b"\r\n", start + 18)
-            digits = block[start + 18 :] if stop < 0 else block[start + 18 : stop]
-            if not digits.isdigit() or len(digits) > 18:
-                return self._parse(block, wall)
-            length = int(digits)
-            rest = block[:start] if stop < 0 else block[:start] + block[stop:]
-        known = self._known.get(rest)
-        more: list[bytes] = []
-        if known is None:
-            parts = self._parser.unremembered(rest, self.snapshot.head_bounds)
-            if parts is None:
-                return self._parse(block, wall, rest if start >= 0 else b"")
-            rest, more, names = parts
-            known = self._known.get(rest)
-            if known is None:
-                head = self._parser.parse(rest, self.snapshot.head_bounds)
-                if head.has_length:
-                    return self._parse(block, wall)  # a length in a spelling of its own
-                known = admit(self.snapshot, head, wall)
-                self._remember(rest, known)
-            if not known.head.takes(names):
-                return self._parse(block, wall)
-        if known.expires <= wall or known.failure is not None:
-            return self._parse(block, wall)
-        if known.head.length is not None:
-            return known, length, more
-        if start >= 0:
-            return self._parse(block, wall)  # chunked, and a length: two framings
-        return known, None, more
-
-    def _parse(self, block: bytes, wall: float, rest: bytes = b"") -> tuple[Admission, int | None, list[bytes]]:
-        """The long way. `rest` is the block without its length, where that is what it shall be remembered by."""
+        last = memory.pattern
+        if last is not None and last.home is self and len(block) <= self._bound:
+            found = last.match(block)
+            if found is not None and found[0].expires > wall:
+                return found
+        for pattern in self._patterns if len(block) <= self._bound else ():
+            found = pattern.match(block)
+            if found is not None and found[0].expires > wall:
+                memory.pattern = pattern
+                return found
         head = self._parser.parse(block, self.snapshot.head_bounds)
         admission = admit(self.snapshot, head, wall)
-        if not rest and not head.has_length:
-            rest = block  # what is remembered never has a length line in it
-        if rest and admission.failure is None:
-            self._remember(rest, admission)
-        return admission, head.length, []
+        if admission.failure is None:
+            if memory.block:
+                self._learn(memory.block, block, wall)
+            memory.block = block
+        return admission, head.length, NOTHING, None
 
-    def _remember(self, rest: bytes, admission: Admission) -> None:
-        mark = hash(rest)
-        if mark not in self._seen:
-            if len(self._seen) >= MOST_SEEN:
-                self._seen.clear()
-            self._seen.add(mark)
+    def _learn(self, one: bytes, other: bytes, wall: float) -> None:
+        """Two heads that one client sent one after the other: if they differ only where a pattern may, keep it."""
+        lines = other.split(b"\r\n")
+        before = one.split(b"\r\n")
+        if len(lines) != len(before) or lines[0] != before[0]:
             return
-        if len(self._known) >= MOST_KNOWN:
-            self._known.clear()
-        self._known[rest] = admission
+        holes: dict[int, int] = {}
+        names = []
+        for index, line in enumerate(lines):
+            if not index:
+                continue
+            field = request_field(line)
+            if line == before[index] and field.kind != LENGTH:
+                continue
+            name, _, value = line.partition(b":")
+            if name != before[index].partition(b":")[0]:
+                return
+            if field.kind not in (PLAIN, LENGTH, REQUEST_ID) or (field.kind != PLAIN and value != b" " + field.value):
+                return
+            holes[index] = field.kind
+            if field.kind == PLAIN:
+                names.append(name.lower())
+        rest = b"\r\n".join(line for index, line in enumerate(lines) if index not in holes)
+        head = self._parser.parse(rest, self.snapshot.head_bounds)
+        kept = {line_name(line) for line in head.kept}
+        # Order matters among lines of one name (RFC 9110 section 5.3), and what Connection names is dropped.
+        if head.drops_named or head.has_length or not kept.isdisjoint(names):
+            return
+        admission = admit(self.snapshot, head, wall)
+        if admission.failure is None and len(holes) <= MOST_HOLES:
+            self._patterns = [Pattern(self, admission, lines, holes), *self._patterns[: MOST_PATTERNS - 1]]
 
 
 def admit(snapshot: Snapshot, head: RequestHead, wall: float) -> Admission:

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from aigw.errors import METHOD_NOT_ALLOWED, MODEL_NOT_FOUND, Failure
+from aigw.errors import MODEL_NOT_FOUND, Failure
 from aigw.providers import DIALECTS, openai
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ def models(exchange: Exchange) -> Failure | None:
     """
     found = exchange.admission.found
     key = exchange.admission.key
-    if exchange.admission.head.line.method not in ("GET", "HEAD"):
-        return Failure(METHOD_NOT_ALLOWED, "models can only be read here; use GET", allow="GET, HEAD")
     names = usable(found.gateway, key)
     _, _, wanted = found.path.partition(b"/models")
     if len(wanted) > 1:
@@ -97,6 +95,8 @@ def error(failure: Failure, dialect: str, request_id: bytes) -> tuple[bytes, lis
     lines = [b"x-aigw-error: " + failure.kind.code.encode()]
     if dialect == "anthropic":
         lines.append(b"request-id: " + request_id)  # where Anthropic's SDK looks for it
+    if failure.kind.status == 503:
+        lines.append(b"retry-after: 1")  # what is full or going down is so for moments
     if failure.allow is not None:
         lines.append(b"allow: " + failure.allow.encode())
     return body, lines

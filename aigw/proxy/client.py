@@ -23,6 +23,7 @@ from aigw.errors import (
     Failure,
     Refused,
 )
+from aigw.proxy.admission import Memory
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.states import Body, Deadline, State
 
@@ -36,6 +37,9 @@ REPLYING: Final = State.REPLYING
 CLOSED: Final = State.CLOSED
 UPLOADED: Final = Body.UPLOADED
 
+KEEPALIVE: Final = Deadline.KEEPALIVE
+FOREVER: Final = float("inf")
+
 # Pipelined bytes kept while a request is served. The socket is never paused then: a paused one reports no hang-up.
 MAX_PIPELINED: Final = 64 * 1024
 # SO_LINGER with a time of zero: close() sends RST instead of FIN, so that nobody takes a break for an end.
@@ -47,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer_size",
+        "_memory",
         "_scanned",
         "_serving",
         "address",
@@ -74,10 +79,11 @@ class ClientConnection(asyncio.Protocol):
         self.state = IDLE
         self.runs = Deadline.KEEPALIVE
         self.deadline = 0.0
-        self.total = float("inf")  # of the running exchange, across all its states
+        self.total = FOREVER  # of the running exchange, across all its states
         # reading
         self.buffer = b""  # an incomplete head, or what came while a request was served
         self._scanned = 0  # how much of an incomplete head was searched for its end
+        self._memory = Memory()
         self._serving = False
         self.close_wanted = False
         # writing
@@ -109,20 +115,29 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             state = self.state
-            if state is IDLE:
-                self._serve(data)
-            elif state is READING:
-                self._serve(self.buffer + data)
+            if state is IDLE and self.write_paused:
+                self.keep(data)  # who does not take the answers it has gets no more of them
+            elif state is IDLE or state is READING:
+                self._request(self.buffer + data if self.buffer else data)
+                if self.buffer and self.state is IDLE:
+                    self._serve()
             # REPLYING and CLOSED: a client that was refused may still be sending; that is let go
         elif exchange.body is not UPLOADED:
-            assert exchange.upload is not None
-            rest = exchange.upload.feed(data)
+            rest = self._upload(exchange, data)
             if rest:
                 self.keep(rest)
                 if self.state is IDLE:  # refused or answered with the last piece of its body
-                    self._serve(self.buffer)
+                    self._serve()
         else:
             self.keep(data)
+
+    def _upload(self, exchange: Exchange, data: bytes) -> bytes:
+        assert exchange.upload is not None
+        try:
+            return exchange.upload.feed(data)
+        except Exception as error:
+            self._crashed(error)
+            return b""
 
     def eof_received(self) -> None:
         """FIN. Whatever was asked for is no longer wanted; the transport then closes itself."""
@@ -146,8 +161,9 @@ class ClientConnection(asyncio.Protocol):
         self._buffer_size = self.transport.get_write_buffer_size()
         self.gateway.slow.add(self)
         exchange = self.exchange
-        if exchange is not None and self.state is RELAYING:
+        if exchange is None or self.state is RELAYING:
             self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
+        if exchange is not None and self.state is RELAYING:
             exchange.client_paused()
 
     def resume_writing(self) -> None:
@@ -156,27 +172,33 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is not None and self.state is RELAYING:
             exchange.client_resumed()
+        elif self.state is IDLE:
+            self.run(KEEPALIVE, monotonic() + self.gateway.snapshot.timeouts.keepalive)
+            self._serve()
 
     # requests -----------------------------------------------------------------------------------------------------
 
-    def _serve(self, data: bytes) -> None:
-        """Serve the request at the start of `data`, and those behind it as long as each is done at once.
+    def _serve(self) -> None:
+        """Serve what is in the buffer, as long as each request is done at once.
 
         A loop, not a recursion: a thousand pipelined requests must not be a thousand frames deep.
         """
+        if self._serving:
+            return
         self._serving = True
-        while True:
-            self.buffer = b""
-            try:
-                self._request(data)
-            except Exception as error:
-                self._crashed(error)
-            if self.state is not IDLE or not self.buffer:
-                break
-            data = self.buffer
+        while self.buffer and self.state is IDLE and not self.write_paused:
+            self._request(self.buffer)
         self._serving = False
 
     def _request(self, data: bytes) -> None:
+        """Begin the request at the start of `data`; what comes behind it goes to the buffer."""
+        try:
+            self._begin(data)
+        except Exception as error:
+            self._crashed(error)
+
+    def _begin(self, data: bytes) -> None:
+        self.buffer = b""
         gateway = self.gateway
         end = data.find(b"\r\n\r\n", self._scanned)
         now = monotonic()
@@ -184,16 +206,18 @@ class ClientConnection(asyncio.Protocol):
             self._incomplete(data, now)
             return
         self._scanned = 0
-        self.state = READING
         try:
-            admission, length, more = gateway.admissions.of(data[:end], gateway.wall(now))
+            found = gateway.admissions.of(data[:end], now + gateway.wall_offset, self._memory)
         except Refused as refused:
-            if data[0] in (13, 10):
+            if self.state is IDLE and data[0] in (13, 10):
                 self._skip_empty_lines(data)
             else:
                 self.refuse(refused.failure, now)
             return
-        exchange = self.exchange = Exchange(self, gateway, admission, more, now)
+        admission, length, more, request_id = found
+        exchange = Exchange(self, gateway, admission, more, request_id, now)
+        self.state = READING
+        self.exchange = exchange
         rest = data[end + 4 :]
         if length is not None and len(rest) > length:
             self.keep(rest[length:])
@@ -202,10 +226,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _skip_empty_lines(self, data: bytes) -> None:
         """An empty line before a request is let go (RFC 9112 section 2.2)."""
-        self.state = IDLE
         data = data.lstrip(b"\r\n")
         if data:
-            self._request(data)
+            self._begin(data)
 
     def _crashed(self, error: Exception) -> None:
         """A fault of ours: told to the operator, and to the client as a 500 if nothing was answered yet."""
@@ -218,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _incomplete(self, data: bytes, now: float) -> None:
         """Keep a head that has not ended; refuse it as soon as it cannot become a good one."""
-        if data[0] in (13, 10):
+        if self.state is IDLE and data[0] in (13, 10):
             self._skip_empty_lines(data)
             return
         snapshot = self.gateway.snapshot
@@ -252,20 +275,24 @@ class ClientConnection(asyncio.Protocol):
     def exchange_done(self, now: float) -> None:
         """The response is complete, and so is the request: next."""
         self.exchange = None
-        self.total = float("inf")
+        self.total = FOREVER
         if self.close_wanted:
             self.close()
             return
         self.state = IDLE
-        self.run(Deadline.KEEPALIVE, now + self.gateway.snapshot.timeouts.keepalive)
-        if self.buffer and not self._serving:
-            self._serve(self.buffer)
+        if self.write_paused:
+            self.run(Deadline.CLIENT_WRITE, now + self.gateway.snapshot.timeouts.client_write)
+            return
+        self.runs = KEEPALIVE
+        self.deadline = now + self.gateway.snapshot.timeouts.keepalive
+        if self.buffer:
+            self._serve()
 
     # endings ------------------------------------------------------------------------------------------------------
 
     def refuse(self, failure: Failure, now: float) -> None:
         """Answer what was no request at all, then let the rest of it go and close."""
-        answer = self.gateway.refusal(failure)
+        answer = self.gateway.refusal(failure, self)
         self.state = REPLYING
         self.transport.write(answer)
         self.linger(now)
@@ -275,7 +302,7 @@ class ClientConnection(asyncio.Protocol):
         self.state = REPLYING
         self.exchange = None
         self.buffer = b""
-        self.total = float("inf")
+        self.total = FOREVER
         self.run(Deadline.LINGER, now + self.gateway.snapshot.timeouts.linger)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -285,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
         """Close after what was written is sent; `client_write` runs for a client that does not take it."""
         self.state = CLOSED
         self.exchange = None
-        self.total = float("inf")
+        self.total = FOREVER
         self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
         self._buffer_size = self.transport.get_write_buffer_size()
         if self._buffer_size:
@@ -312,10 +339,14 @@ class ClientConnection(asyncio.Protocol):
     def shut_down(self) -> None:
         """The worker ends: what is under way is cut, visibly."""
         exchange = self.exchange
-        if exchange is not None:
-            exchange.fail(Failure(DRAINING, "the gateway is shutting down; try again"))
-        if self.state is not CLOSED:
-            self.close()
+        try:
+            if exchange is not None:
+                exchange.fail(Failure(DRAINING, "the gateway is shutting down; try again"))
+            if self.state is not CLOSED:
+                self.close()
+        except Exception as error:
+            self.gateway.report(error, self)
+            self.reset()
 
     # time ---------------------------------------------------------------------------------------------------------
 

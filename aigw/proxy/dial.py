@@ -36,7 +36,8 @@ class Dialler:
 
     async def open(self, target: Target, factory: Callable[[], UpstreamConnection]) -> UpstreamConnection:
         """Raises TimeoutError past `timeouts.connect` (TLS included), OSError for what the last address said."""
-        deadline = monotonic() + target.upstream.timeouts.connect
+        connect = target.upstream.timeouts.connect
+        deadline = monotonic() + connect
         address = target.address
         if not isinstance(address, tuple):
             async with asyncio.timeout(deadline - monotonic()):
@@ -47,7 +48,7 @@ class Dialler:
             hosts = await self._addresses(*address)
         error: OSError = socket.gaierror("the name has no address")
         for index, (host, port) in enumerate(hosts):
-            share = max((deadline - monotonic()) / (len(hosts) - index), LEAST_SHARE)
+            share = max((deadline - monotonic()) / (len(hosts) - index), min(LEAST_SHARE, connect))
             try:
                 async with asyncio.timeout(share):
                     name = target.server_name if context is not None else None

@@ -71,8 +71,7 @@ class Pool:
 
     def release(self, connection: UpstreamConnection, now: float) -> None:
         """Take a connection back, or a new one in: to whoever waits for it, else to the idle ones."""
-        if self.waiting:
-            self.waiting.popleft().connected(connection, now)
+        if self.waiting and self._hand(connection, now):
             return
         seconds = self.target.upstream.timeouts.pool_idle
         if connection.keep_alive >= 0:
@@ -81,8 +80,19 @@ class Pool:
             connection.abort()
             return
         self.busy -= 1
+        connection.is_reused = True
         connection.idle_until = now + seconds
         self.idle.append(connection)
+
+    def _hand(self, connection: UpstreamConnection, now: float) -> bool:
+        """To the exchange that has waited longest; one that is sent again wants a connection nobody had before."""
+        connection.is_reused = connection.served > 0
+        for index, exchange in enumerate(self.waiting):
+            if not (exchange.replayed and connection.is_reused):
+                del self.waiting[index]
+                exchange.connected(connection, now)
+                return True
+        return False
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection closes, whatever it was doing."""
@@ -90,6 +100,10 @@ class Pool:
             self.idle.remove(connection)
         else:
             self.busy -= 1
+        self._dial_for_waiting()
+
+    def _dial_for_waiting(self) -> None:
+        """Someone waits for a connection that will not come back: open another in its place."""
         if len(self.waiting) > self.dialling and not self._is_full():
             self._dial()
 
@@ -144,3 +158,4 @@ class Pool:
             self.release(connection, monotonic())
         elif failure is not None and len(self.waiting) > self.dialling:
             self.waiting.popleft().dial_failed(failure)
+            self._dial_for_waiting()

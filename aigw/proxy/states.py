@@ -12,7 +12,7 @@
 
 This is the response's side. The request's body has a small state of its own (`Body`), since both directions run at
 once. A state that would be left within the same call is not entered: a request that is whole and finds an idle
-connection goes from READING to WAITING, an answer that is whole from WAITING to IDLE.
+connection goes from READING to WAITING.
 
 One deadline runs at a time, chosen when a state is entered or progress is made; the sweep compares it with the clock.
 """
@@ -62,10 +62,10 @@ _S: Final = State
 # Every move there is; CLOSED can be reached from everywhere and is left never.
 MOVES: Final[dict[State, frozenset[State]]] = {
     _S.IDLE: frozenset({_S.READING, _S.REPLYING, _S.CLOSED}),
-    _S.READING: frozenset({_S.ACQUIRING, _S.SENDING, _S.WAITING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
-    _S.ACQUIRING: frozenset({_S.SENDING, _S.WAITING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
-    _S.SENDING: frozenset({_S.WAITING, _S.RELAYING, _S.ACQUIRING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
-    _S.WAITING: frozenset({_S.RELAYING, _S.ACQUIRING, _S.REPLYING, _S.IDLE, _S.CLOSED}),
+    _S.READING: frozenset({_S.ACQUIRING, _S.SENDING, _S.WAITING, _S.REPLYING, _S.CLOSED}),
+    _S.ACQUIRING: frozenset({_S.SENDING, _S.WAITING, _S.REPLYING, _S.CLOSED}),
+    _S.SENDING: frozenset({_S.WAITING, _S.RELAYING, _S.ACQUIRING, _S.REPLYING, _S.CLOSED}),
+    _S.WAITING: frozenset({_S.RELAYING, _S.ACQUIRING, _S.REPLYING, _S.CLOSED}),
     _S.RELAYING: frozenset({_S.IDLE, _S.REPLYING, _S.CLOSED}),
     _S.REPLYING: frozenset({_S.IDLE, _S.CLOSED}),
     _S.CLOSED: frozenset(),

@@ -32,12 +32,15 @@ class Sweep:
         gateway = self._gateway
         self._handle = gateway.loop.call_later(PERIOD, self._run)
         now = monotonic()
-        if gateway.slow:
-            for client in list(gateway.slow):
-                client.look(now)
+        for slow in list(gateway.slow):
+            slow.look(now)
         expired = [client for client in gateway.clients if now >= client.deadline or now >= client.total]
         for client in expired:
-            client.expired(now)
+            try:
+                client.expired(now)
+            except Exception as error:  # one client's trouble is not the others'
+                gateway.report(error, client)
+                client.reset()
         self._passes += 1
         if self._passes % POOLS_EVERY == 0:
             for pool in list(gateway.pools.values()):

@@ -45,8 +45,6 @@ class Upload:
         """Start as the route wants it; `rest` came with the head. Returns what lies behind the body's end."""
         exchange = self._exchange
         client = exchange.client
-        if exchange.admission.head.expect and not rest:
-            client.transport.write(CONTINUE)
         client.run(Deadline.CLIENT_READ, monotonic() + exchange.snapshot.timeouts.client_read)
         if source == "form":
             try:
@@ -57,7 +55,11 @@ class Upload:
         elif source != "body":
             exchange.body = Body.UPLOADING
             exchange.route(exchange.admission.found.endpoint.model)
-        return self.feed(rest) if rest and not exchange.ended else b""
+        if exchange.ended:
+            return b""
+        if exchange.admission.head.expect and not rest:
+            client.transport.write(CONTINUE)  # only now: nothing of the head stands in the way
+        return self.feed(rest) if rest else b""
 
     def feed(self, data: bytes) -> bytes:
         """More of the body. Returns what lies behind its end: the next request."""

@@ -20,6 +20,7 @@ from aigw.errors import (
     Failure,
     Refused,
 )
+from aigw.providers import refuses_credential
 from aigw.proxy.states import Body
 from aigw.wire.chunked import BadChunk, ChunkDecoder
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY, LENGTH_BODY, NO_BODY, BadFraming, ChunkObserver, body_of
@@ -34,6 +35,8 @@ UPLOADED: Final = Body.UPLOADED
 
 # No body is awaited, but a head.
 HEAD: Final = -1
+# Bytes of a 403 that are held until it is known whom it refuses; errors are hundreds of bytes.
+MAX_HELD: Final = 64 * 1024
 # Informational responses before the final one; a real upstream sends one or two.
 MAX_INFORMATIONAL: Final = 16
 
@@ -45,14 +48,17 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_decoder",
         "_framing",
+        "_held",
         "_informational",
         "_missing",
         "_observer",
         "_response",
         "_scanned",
+        "_unsent",
         "exchange",
         "idle_until",
         "is_open",
+        "is_reused",
         "keep_alive",
         "pool",
         "read_paused",
@@ -70,15 +76,18 @@ class UpstreamConnection(asyncio.Protocol):
         # per connection
         self.served = 0  # exchanges that ended well on it
         self.is_open = True  # and counted by the pool
+        self.is_reused = False  # whether it may have been closed by the other side before it was handed out
         self.idle_until = 0.0
         self.keep_alive = -1  # seconds the upstream said it keeps an idle connection; -1 where it said nothing
         self.write_paused = False
+        self._unsent = 0  # at the last look of the sweep
         self.read_paused = False
         self._observer: ChunkObserver | None = None
         # per exchange
         self.exchange: Exchange | None = None
         self._framing = HEAD
         self._missing = 0  # bytes of a body with a length that have not come
+        self._held: bytes | None = None  # of a 403, until it is known whom it refuses
         self._buffer = b""  # of a head that has not ended
         self._scanned = 0
         self._informational = 0
@@ -103,13 +112,23 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._unsent = self.transport.get_write_buffer_size()
+        self.pool.gateway.slow.add(self)
         if self.exchange is not None:
             self.exchange.upstream_paused()
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        self.pool.gateway.slow.discard(self)
         if self.exchange is not None:
             self.exchange.upstream_resumed()
+
+    def look(self, now: float) -> None:
+        """An upstream that takes bytes, however slowly, makes progress. Called by the sweep while writing is paused."""
+        size = self.transport.get_write_buffer_size()
+        if size < self._unsent and self.exchange is not None:
+            self.exchange.upstream_takes(now)
+        self._unsent = size
 
     # the response -------------------------------------------------------------------------------------------------
 
@@ -143,7 +162,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._buffer = b""
         self._scanned = 0
-        response = exchange.gateway.responses.parse(data[:end], exchange.snapshot.head_bounds)
+        block = data[:end]
+        parser = exchange.gateway.responses
+        response = parser.heads.get(block) or parser.parse(block, exchange.snapshot.head_bounds)
         body = data[end + 4 :]
         status = response.status
         if status < 200:
@@ -152,9 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._head(exchange, body)  # at most MAX_INFORMATIONAL deep
             return
         if status == 401 and self.target.has_credential:
-            # Its body may quote the credential, which is ours and not the client's business.
-            message = "the upstream refused the gateway's own credential; the operator has to check its api_key"
-            self._broken(exchange, Failure(UPSTREAM_CREDENTIAL_REFUSED, message))
+            self._credential_refused(exchange)
             return
         now = monotonic()
         self._response = response
@@ -176,8 +195,36 @@ class UpstreamConnection(asyncio.Protocol):
                 framing = CLOSE_BODY  # for the client
         else:
             done = False
+        if status == 403 and self.target.has_credential:
+            self._hold(exchange, body, done)
+            return
         exchange.respond(response, body, framing, now)
         if done and self.exchange is exchange:
+            self._complete(exchange, now)
+
+    def _credential_refused(self, exchange: Exchange) -> None:
+        """The answer may quote the credential, which is ours and not the client's business."""
+        message = "the upstream refused the gateway's own credential; the operator has to check its api_key"
+        self._broken(exchange, Failure(UPSTREAM_CREDENTIAL_REFUSED, message))
+
+    def _hold(self, exchange: Exchange, data: bytes, done: bool) -> None:
+        """A 403 may refuse the client's request or our credential: its body says which, so it is read before it is
+        passed on. What is larger than an error is no error about a key."""
+        held = self._held = (self._held or b"") + data
+        if not done and len(held) <= MAX_HELD:
+            return
+        self._held = None
+        response = self._response
+        assert response is not None
+        if refuses_credential(held, response.content_encoding):
+            self._credential_refused(exchange)
+            return
+        framing = self._framing
+        if framing == CHUNKED_BODY and self._decoder is not None:
+            framing = CLOSE_BODY
+        now = monotonic()
+        exchange.respond(response, held, framing, now)
+        if done and self.exchange is exchange and self._framing != CLOSE_BODY:
             self._complete(exchange, now)
 
     def _incomplete(self, data: bytes, bound: int) -> None:
@@ -218,6 +265,9 @@ class UpstreamConnection(asyncio.Protocol):
             done = False
         else:
             raise BadFraming("bytes after an answer that has no body")
+        if self._held is not None:
+            self._hold(exchange, data, done)
+            return
         exchange.relay(data)
         if done and self.exchange is exchange:
             self._complete(exchange, monotonic())
@@ -273,9 +323,12 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self._leave()  # before the pool hands it out: `connection_lost` comes a turn later
         elif self._framing == CLOSE_BODY:
-            self.exchange = None
-            self.abort()
-            exchange.complete(monotonic())
+            if self._held is not None:
+                self._hold(exchange, b"", True)
+            if self.exchange is exchange:
+                self.exchange = None
+                self.abort()
+                exchange.complete(monotonic())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -291,8 +344,9 @@ class UpstreamConnection(asyncio.Protocol):
         return Failure(UPSTREAM_RESET, "the upstream closed the connection without an answer")
 
     def _broken(self, exchange: Exchange, failure: Failure) -> None:
-        unseen = failure.kind is UPSTREAM_RESET and self.served > 0 and not self._informational
+        unseen = failure.kind is UPSTREAM_RESET and self.is_reused and not self._informational
         self.exchange = None
+        self._held = None
         self._buffer = b""
         self._scanned = 0
         self.abort()
@@ -308,4 +362,5 @@ class UpstreamConnection(asyncio.Protocol):
         """Tell the pool, once."""
         if self.is_open:
             self.is_open = False
+            self.pool.gateway.slow.discard(self)
             self.pool.lost(self)

@@ -45,11 +45,11 @@ from aigw.wire.fields import (
     MAX_LINE,
     MAX_REMEMBERED,
     MEMO_SIZE,
+    OWN_ID,
     REQUEST_ID,
     SENT_ID,
     SET_COOKIE,
     TOKEN,
-    VALUE,
     Field,
     digest,
     host_of,
@@ -132,7 +132,6 @@ class RequestHead:
         "kept",
         "length",
         "line",
-        "names",
         "request_id",
     )
 
@@ -154,14 +153,6 @@ class RequestHead:
         self.has_anthropic = False
         self.has_gemini = False
         self.drops_named = False  # whether Connection named fields that were dropped
-        self.names: frozenset[bytes] | None = None  # of the kept lines, once `takes` has asked
-
-    def takes(self, names: list[bytes]) -> bool:
-        """Whether lines with these names may stand behind the kept ones: order matters only among lines of one name
-        (RFC 9110 section 5.3), and a field that Connection names is dropped."""
-        if self.names is None:
-            self.names = frozenset(line_name(line) for line in self.kept)
-        return not self.drops_named and self.names.isdisjoint(names)
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.line.method} {self.line.path!r} {len(self.kept)} kept>"
@@ -185,6 +176,7 @@ class ResponseHead:
         "kept",
         "length",
         "minor",
+        "own_id",
         "prefix",
         "reason",
         "request_id",
@@ -201,7 +193,8 @@ class ResponseHead:
         self.close = minor == 0
         self.keep_alive = -1  # seconds the upstream says it keeps an idle connection; -1 where it says nothing
         self.cookies: list[bytes] = []
-        self.request_id: bytes | None = None  # the upstream's own x-request-id
+        self.request_id: bytes | None = None  # the upstream's x-request-id
+        self.own_id: bytes | None = None  # its request-id
         self.content_type = b""
         self.content_encoding = b""
         self.candidate: object = None
@@ -214,37 +207,11 @@ class ResponseHead:
 class RequestParser:
     """Parses request heads; one per worker, since what it remembers is worth sharing."""
 
-    __slots__ = ("firsts", "lines", "names")
+    __slots__ = ("firsts", "lines")
 
     def __init__(self) -> None:
         self.firsts: dict[bytes, RequestLine] = {}
         self.lines: dict[bytes, Field] = {}
-        self.names: dict[bytes, bytes] = {}  # as spelled -> in lower case, of lines that were forwarded as they came
-
-    def unremembered(self, block: bytes, bounds: HeadBounds) -> tuple[bytes, list[bytes], list[bytes]] | None:
-        """A head that differs from others only in lines that mean nothing here, taken apart: the head without them,
-        those lines, and their names in lower case. None where it has to be parsed.
-
-        Their names were accepted before by both readers, and the rule for values is the strict one, so that nothing
-        is let through that `parse` would refuse. The caller asks `RequestHead.takes` whether they may go on behind
-        the rest.
-        """
-        lines = block.split(b"\r\n")
-        if len(block) > bounds.head or len(lines) > bounds.headers:
-            return None
-        known = self.lines
-        more = [line for line in lines if line not in known]
-        del more[0]  # the request line
-        found = []
-        rest = block + b"\r\n"
-        for line in more:
-            name, colon, value = line.partition(b":")
-            lowered = self.names.get(name)
-            if lowered is None or not colon or value.translate(None, VALUE) or len(line) > MAX_LINE:
-                return None
-            found.append(lowered)
-            rest = rest.replace(b"\r\n%b\r\n" % line, b"\r\n", 1)
-        return (rest[:-2], more, found) if more else None
 
     def parse(self, block: bytes, bounds: HeadBounds) -> RequestHead:
         """`block` is everything before the blank line, without it. Raises `Refused`: answer, then close."""
@@ -261,28 +228,30 @@ class RequestParser:
         elif line.size > bounds.url:
             raise _too_long(bounds.url)
         head = RequestHead(line)
-        kept = head.kept
         known = self.lines
         hosts = lengths = codings = types = 0
         options: list[bytes] | None = None
         del lines[0]
-        learned: list[tuple[bytes, Field]] | None = None
-        for text in lines:
-            field = known.get(text)
-            if field is None:
-                field = request_field(text) if len(text) <= MAX_LINE else _long_line()
-                fresh = True
-                if learned is None:
-                    learned = []
-                learned.append((text, field))
-            if field is FORWARDED:
-                kept.append(text)
+        learned: dict[bytes, Field] = {}
+        fields = list(map(known.get, lines))
+        if None in fields:
+            fresh = True
+            learned = {
+                text: request_field(text) if len(text) <= MAX_LINE else _long_line()
+                for text, field in zip(lines, fields, strict=True)
+                if field is None
+            }
+            fields = [field or learned[text] for text, field in zip(lines, fields, strict=True)]
+        # One pass in C for the lines that go on as they are, a loop for the few others.
+        kept = head.kept = [text for text, field in zip(lines, fields, strict=True) if field is FORWARDED]
+        for field in fields:
+            if field is None or field is FORWARDED:
                 continue
             kind = field.kind
             if kind == HOST:
                 hosts += 1
                 head.host = field.text
-                head.host_line = text
+                head.host_line = field.line
             elif kind == LENGTH:
                 lengths += 1
                 head.length = field.number
@@ -290,7 +259,7 @@ class RequestParser:
             elif kind == CONTENT_TYPE:
                 types += 1
                 head.content_type = field.value
-                kept.append(text)
+                kept.append(field.line)
             elif kind >= AUTHORIZATION and kind < COOKIE:
                 head.credentials.append(field)
             elif kind == ACCEPT_ENCODING:
@@ -300,18 +269,18 @@ class RequestParser:
             elif kind == REQUEST_ID:
                 head.request_id = field.value
             elif kind == COOKIE:
-                head.cookies.append(text)
+                head.cookies.append(field.line)
             elif kind == ANTHROPIC:
                 head.has_anthropic = True
-                kept.append(text)
+                kept.append(field.line)
             elif kind == GEMINI:
                 head.has_gemini = True
-                kept.append(text)
+                kept.append(field.line)
             elif kind == CONTENT_ENCODING:
                 coding = field.value.lower()
                 if coding not in (b"", b"identity") or not head.content_encoding:
                     head.content_encoding = coding
-                kept.append(text)
+                kept.append(field.line)
             elif kind == CODING:
                 codings += 1
                 if field.value.lower() != b"chunked":
@@ -343,12 +312,9 @@ class RequestParser:
             _second_opinion(httptools.HttpRequestParser(_NOTHING), block, BAD_REQUEST)
             if len(first) <= MAX_REMEMBERED:
                 _remember(self.firsts, first, line)
-            for text, field in learned or ():
+            for text, field in learned.items():
                 if len(text) <= MAX_REMEMBERED:
                     _remember(known, text, field)
-                if field is FORWARDED:
-                    name = text[: text.index(b":")]
-                    _remember(self.names, name, name.lower())
         return head
 
 
@@ -367,10 +333,8 @@ class ResponseParser:
         self.lines: dict[bytes, Field] = {}
 
     def parse(self, block: bytes, bounds: HeadBounds) -> ResponseHead:
-        """`block` is everything before the blank line, without it. Raises `Refused`: the connection is unusable."""
-        known = self.heads.get(block)
-        if known is not None:
-            return known
+        """`block` is everything before the blank line, without it, and not in `heads`. Raises `Refused`: the connection
+        is unusable."""
         head = self._parse(block, bounds)
         if len(self.heads) >= MOST_HEADS:
             self.heads.clear()
@@ -424,6 +388,9 @@ class ResponseParser:
                 kept.append(text)
             elif kind == SENT_ID:
                 head.request_id = field.value
+            elif kind == OWN_ID:
+                head.own_id = field.value
+                kept.append(text)
             elif kind == KEEP_ALIVE:
                 head.keep_alive = field.number
             elif kind == SET_COOKIE:
