@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aigw.config import snapshot
@@ -104,6 +106,18 @@ def document(upstreams: dict[str, Any], *, gateways: dict[str, Any] | None = Non
     } | fields
 
 
+def serving(url: str, *, timeouts: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """Everything by model to one OpenAI upstream `up`. `timeouts` are the client's side's, `fields` the upstream's."""
+    return document({"up": upstream(target(url), **fields)}, timeouts=timeouts or {})
+
+
+def splicing(url: str, *, timeouts: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """Everything to one HTTP upstream `up`, by a rule that names it: no body is read for a model."""
+    gateways = {"default": gateway(rule(upstream="up"), models={})}
+    up = upstream(target(url), provider="http", **fields)
+    return document({"up": up}, gateways=gateways, timeouts=timeouts or {})
+
+
 # waiting --------------------------------------------------------------------------------------------------------------
 
 
@@ -120,12 +134,14 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 class Running:
-    """A gateway that listens on a port of its own; `records` are the access log's."""
+    """A gateway that listens on a port of its own; `records` are the access log's, `faults` what the loop was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, emit: Callable[[bytes], None] | None = None) -> None:
         self.lines: list[bytes] = []
-        self.gateway = Gateway(asyncio.get_running_loop(), self.lines.append, version="test")
+        self.faults: list[dict[str, Any]] = []
+        self.gateway = Gateway(asyncio.get_running_loop(), emit or self.lines.append, version="test")
         self.port = 0
+        self._opened: list[Client] = []
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -139,28 +155,76 @@ class Running:
     def apply(self, config: dict[str, Any], generation: int = 1) -> None:
         self.gateway.apply(snapshot.compile(config, generation))
 
-    async def connect(self) -> Client:
-        return await connect("127.0.0.1", self.port)
+    async def connect(self, *, buffer: int | None = None) -> Client:
+        """A client; `buffer` is what its kernel may hold of an answer that it does not read."""
+        client = await connect("127.0.0.1", self.port, buffer=buffer)
+        self._opened.append(client)
+        return client
+
+    async def ask(self, raw: bytes, *, head_only: bool = False) -> Answer:
+        """On a connection of its own."""
+        return await (await self.connect()).ask(raw, head_only=head_only)
+
+    @property
+    def pool(self) -> Any:
+        """The pool of the only target."""
+        (pool,) = self.gateway.pools.values()
+        return pool
+
+    @property
+    def open_ends(self) -> list[str]:
+        """What exchanges still hold; nothing, once all have ended."""
+        gateway = self.gateway
+        held = [repr(client) for client in gateway.clients if client.exchange is not None]
+        held += [repr(pool) for pool in gateway.pools.values() if pool.in_flight or pool.dialling]
+        return held + ([f"{gateway.collected} bytes collected"] if gateway.collected else [])
+
+    async def close(self) -> None:
+        try:
+            self.gateway.close()
+            for client in self._opened:
+                client.writer.transport.abort()
+            await until(lambda: not self.gateway.clients, "clients gone after close")
+        finally:
+            # whatever went wrong: a loop with an open transport does not close
+            for end in [*self._opened, *self.gateway.clients]:
+                (end.writer.transport if isinstance(end, Client) else end.transport).abort()
+            # one more turn, so that transports closed just now are gone too
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
-async def running(config: dict[str, Any]) -> AsyncIterator[Running]:
-    """A gateway that serves `config`."""
-    run = Running()
+async def running(
+    config: dict[str, Any], *, buffer: int | None = None, emit: Callable[[bytes], None] | None = None
+) -> AsyncIterator[Running]:
+    """A gateway that serves `config`; it must end with no fault reported and nothing held.
+
+    `buffer` is what the kernel takes of an answer that the client does not read. A test that provokes faults clears
+    `faults` itself.
+    """
+    loop = asyncio.get_running_loop()
+    run = Running(emit)
     run.apply(config)
+    loop.set_exception_handler(lambda _loop, context: run.faults.append(context))
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)  # accepted sockets inherit it
     sock.bind(("127.0.0.1", 0))
     sock.listen(128)
     run.port = sock.getsockname()[1]
     await run.gateway.listen([sock])
     try:
         yield run
+    except BaseException:
+        await run.close()
+        raise
+    else:
+        await run.close()
+        await until(lambda: not run.open_ends, f"nothing held after close: {run.open_ends}")
+        assert not run.faults, run.faults
     finally:
-        run.gateway.close()
-        await until(lambda: not run.gateway.clients, "clients gone after close")
-        # one more turn, so that transports closed just now are gone too
-        await asyncio.sleep(0)
+        loop.set_exception_handler(None)
 
 
 # raw clients ----------------------------------------------------------------------------------------------------------
@@ -238,6 +302,19 @@ class Client:
         await self.send(raw)
         return await self.answer(head_only=head_only)
 
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def read_on(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+    async def ended(self) -> bytes:
+        """What still comes until the connection closes, be it by FIN or by RST."""
+        try:
+            return await self.rest()
+        except ConnectionResetError:
+            return b""
+
     def reset(self) -> None:
         """RST instead of FIN."""
         sock = self.writer.get_extra_info("socket")
@@ -246,19 +323,24 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
-async def connect(host: str, port: int) -> Client:
-    return Client(*await asyncio.open_connection(host, port, limit=2**26))
+async def connect(host: str, port: int, *, buffer: int | None = None) -> Client:
+    sock = socket.socket()
+    sock.setblocking(False)
+    if buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    except OSError:
+        sock.close()
+        raise
+    return Client(*await asyncio.open_connection(sock=sock, limit=2**26))
 
 
-def post(
-    path: str, body: bytes = CHAT, *lines: bytes, host: bytes = b"gw", chunks: list[bytes] | None = None
-) -> bytes:
+def post(path: str, body: bytes = CHAT, *lines: bytes, host: bytes = b"gw", chunks: list[bytes] | None = None) -> bytes:
     """A POST as a client writes it, framed by length, or by the given chunks."""
     head = [b"POST " + path.encode() + b" HTTP/1.1", b"host: " + host, b"content-type: application/json", *lines]
     if chunks is None:
@@ -319,7 +401,7 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self.requests = 0
-        self.is_gone = asyncio.get_running_loop().create_future()  # done when the gateway closed its end
+        self.closed = asyncio.Event()  # the gateway has closed its end, or the handler ours
 
     async def send(self, *parts: bytes) -> None:
         for part in parts:
@@ -330,13 +412,19 @@ class Connection:
     def close(self) -> None:
         self.writer.close()
 
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def read_on(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     def reset(self) -> None:
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.writer.transport.abort()
 
     async def gone(self) -> None:
-        """Wait until the gateway has closed its end."""
+        """Wait, in a handler, until the gateway has closed its end. Elsewhere: `closed`."""
         async with asyncio.timeout(LIMIT):
             try:
                 while await self.reader.read(65536):
@@ -360,11 +448,12 @@ class Stub:
         self.seen: list[Seen] = []
         self.connections: list[Connection] = []
         self.port = 0
+        self.host = "127.0.0.1"
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def last(self) -> Seen:
@@ -385,6 +474,7 @@ class Stub:
             pass
         finally:
             self._tasks.discard(task)
+            connection.closed.set()
             writer.close()
 
     async def _one(self, connection: Connection) -> None:
@@ -421,17 +511,74 @@ class Stub:
 
 @asynccontextmanager
 async def stub(
-    handler: Handler | bytes | None = None, *, on_head: Handler | None = None, ssl: Any = None, path: str | None = None
+    handler: Handler | bytes | None = None,
+    *,
+    on_head: Handler | None = None,
+    ssl: Any = None,
+    path: str | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Stub]:
     """A stub upstream on a port (or unix socket) of its own."""
     up = Stub(ok() if handler is None else handler, on_head)
+    up.host = f"[{host}]" if ":" in host else host
     if path is not None:
         server = await asyncio.start_unix_server(up.serve, path, limit=2**26)
     else:
-        server = await asyncio.start_server(up.serve, "127.0.0.1", 0, ssl=ssl, limit=2**26)
+        server = await asyncio.start_server(up.serve, host, 0, ssl=ssl, limit=2**26)
         up.port = server.sockets[0].getsockname()[1]
     try:
         yield up
     finally:
         server.close()
         await up.stop()
+
+
+class Deaf:
+    """A port that answers no SYN, since its backlog is full."""
+
+    def __init__(self) -> None:
+        self._sock = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self._sock.setblocking(False)
+        self.port: int = self._sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._fillers: list[socket.socket] = []
+
+    async def fill(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            self._fillers.append(filler)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await loop.sock_connect(filler, ("127.0.0.1", self.port))
+
+    def close(self) -> None:
+        for filler in self._fillers:
+            filler.close()
+        self._sock.close()
+
+
+@asynccontextmanager
+async def deaf() -> AsyncIterator[Deaf]:
+    address = Deaf()
+    await address.fill()
+    try:
+        yield address
+    finally:
+        address.close()
+
+
+# bytes in pieces ------------------------------------------------------------------------------------------------------
+
+
+def pieces(raw: bytes, size: int) -> list[bytes]:
+    return [raw[start : start + size] for start in range(0, len(raw), size)]
+
+
+def random_pieces(raw: bytes, seed: int) -> list[bytes]:
+    """`raw` cut at about every tenth byte or line, always the same for a seed."""
+    draw = random.Random(seed)
+    count = min(len(raw) // 10 + 1, 40)
+    cuts = sorted({0, len(raw), *(draw.randrange(len(raw)) for _ in range(count))})
+    return [raw[start:end] for start, end in itertools.pairwise(cuts)]

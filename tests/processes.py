@@ -17,9 +17,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import pytest
 from fakes import Seen
 
 from aigw.mock import MockConnection, Settings
@@ -40,7 +42,7 @@ class Output:
         self._data = b""
         self._ended = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
@@ -60,8 +62,8 @@ class Output:
 
     @property
     def lines(self) -> list[str]:
-        """Complete ones."""
-        return self._data[: self._data.rfind(b"\n") + 1].decode().splitlines()
+        """Complete ones; only a line feed ends a line."""
+        return self._data.decode().split("\n")[:-1]
 
     def wait(self, look: Callable[[list[str]], T | None], what: str) -> T:
         """The first value of `look` that is true; it is asked with all lines whenever there are more."""
@@ -81,10 +83,21 @@ class Output:
         assert not self._thread.is_alive(), "the pipe is still open"
 
 
+_UNWANTED = re.compile(r".*_(API_KEY|BASE_URL|PROXY)|(OPENAI|AZURE|ANTHROPIC|GEMINI|GOOGLE)_.*", re.IGNORECASE)
+
+
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what would be found in a developer's: providers' keys, and a proxy for curl and the SDKs."""
-    unwanted = ("_API_KEY", "_BASE_URL", "_PROXY")
-    return {name: value for name, value in os.environ.items() if not name.upper().endswith(unwanted)} | more
+    return {name: value for name, value in os.environ.items() if not _UNWANTED.fullmatch(name)} | more
+
+
+@contextmanager
+def clean_environment() -> Iterator[None]:
+    """The same for what runs in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - environment().keys():
+            patch.delenv(name)
+        yield
 
 
 class Command:
@@ -119,13 +132,19 @@ class Command:
         self.signal(signal.SIGTERM)
         return self.end()
 
+    def processes(self) -> list[int]:
+        """It and its children."""
+        pid = self.process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
     def __enter__(self) -> Command:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """A worker whose supervisor is gone ends by itself."""
         if self.process.poll() is None:
-            self.process.kill()
+            for pid in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.end()
 
 
@@ -143,7 +162,6 @@ class Serve(Command):
         super().__init__(*words, folder=folder, environ=environ)
         try:
             self.port = int(self.err.find(r"listens +http://127\.0\.0\.1:(\d+)")[1])
-            self.err.find(r"^$")
         except BaseException:
             self.__exit__()
             raise
@@ -164,11 +182,6 @@ class Serve(Command):
         mark = f'"request_id":"{request_id}"'
         line = self.out.wait(lambda lines: next((line for line in lines if mark in line), None), mark)
         return dict(json.loads(line))
-
-    def processes(self) -> list[int]:
-        """The supervisor and all its children."""
-        pid = self.process.pid
-        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 # upstreams ------------------------------------------------------------------------------------------------------------
@@ -217,7 +230,7 @@ class Upstream:
         self.wires: list[Wire] = []
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server = self._do(self._listen())
         self.port = int(self._server.sockets[0].getsockname()[1])
@@ -321,7 +334,7 @@ class _Recorder(asyncio.Protocol):
 
 
 class _Answering(asyncio.Protocol):
-    """Answers each request as soon as it is complete."""
+    """Answers each request as soon as it is complete; what says `connection: close`, or nothing, is the last answer."""
 
     def __init__(self, answer: Callable[[Seen], bytes]) -> None:
         self._answer = answer
@@ -335,4 +348,7 @@ class _Answering(asyncio.Protocol):
         self._data += data
         for seen in parsed(self._data):
             self._data = self._data[len(seen.raw) :]
-            self._transport.write(self._answer(seen))
+            answer = self._answer(seen)
+            self._transport.write(answer)
+            if not answer or b"connection: close" in answer:
+                self._transport.close()

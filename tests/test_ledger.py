@@ -34,6 +34,8 @@ class Admitted:
     head: RequestHead
     match: Match | None
     key: Key | None
+    candidate: Candidate | None = None  # the one that `described` was written for
+    described: bytes = b""
 
 
 @dataclass
@@ -144,26 +146,52 @@ def test_whose_fault_it_was(end: str, failure: Failure | None, fault: str) -> No
     assert fields.get("error") == (None if failure is None else failure.kind.code)
 
 
-def test_what_is_remembered_of_one_route_is_not_said_of_another() -> None:
-    """The same candidate is asked for by other paths, keys and names."""
+def test_what_is_remembered_changes_nothing() -> None:
     first = exchange()
-    assert record(first)["path"] == "/v1/chat/completions"
-    assert record(exchange("/v1/embeddings"))["path"] == "/v1/embeddings"
-    assert record(exchange())["path"] == "/v1/chat/completions"
-    other = exchange()
-    other.admission.key = Key("other", key("canary"))
-    assert [record(one)["key"] for one in (other, first, other)] == ["other", "demo", "other"]
-    for name in ("m-1", "m-2", "m-1", "fast"):
-        assert record(exchange(name=name))["model"] == name
+    plain = record(first)
+    first.admission.candidate = first.candidate
+    first.admission.described = ledger.describe(first.admission, first.candidate, first.model)
+    assert record(first) == plain
 
 
-@pytest.mark.parametrize("rows", [1000])
-def test_what_is_remembered_stays_small(rows: int) -> None:
-    candidate = exchange().candidate
-    assert candidate is not None
-    for i in range(rows):
-        assert record(exchange(f"/v1/x/{i}"))["path"] == f"/v1/x/{i}"
-        assert len(candidate.described) <= 256
+def test_what_is_remembered_of_one_candidate_is_not_said_of_another() -> None:
+    """One admission serves all models: what it remembers is of the candidate that was used last."""
+    ended = exchange()
+    ended.admission.candidate = ended.candidate
+    ended.admission.described = ledger.describe(ended.admission, ended.candidate, ended.model)
+    other = exchange(name="slow")
+    other.admission = ended.admission
+    assert (record(other)["model"], record(ended)["model"]) == ("slow", "fast")
+    refused = exchange(name="none", candidate=None)
+    refused.admission = ended.admission
+    fields = record(refused, "refused", Failure(errors.MODEL_NOT_FOUND, ""))
+    assert (fields["model"], fields["key"], "upstream" in fields) == ("none", "demo", False)
+
+
+def test_an_exchange_without_an_answer() -> None:
+    """What the gateway itself took is known only once the upstream has begun to answer."""
+    ended = exchange(head_at=0.0, response=None, status=502)
+    fields = record(ended, "failed", Failure(errors.CONNECT_FAILED, ""))
+    assert not {"overhead_ms", "upstream_request_id"} & set(fields)
+    assert (fields["upstream"], fields["duration_ms"], fields["error"]) == ("up", 750.0, "connect_failed")
+
+
+def test_what_was_no_request() -> None:
+    """It has no method and no path that could be believed."""
+    line = ledger.refusal(b"id-1", b"10.0.0.1", Failure(errors.HEAD_TOO_LARGE, "long"), 99, 4, WALL)
+    assert (line[-1:], line.count(b"\n")) == (b"\n", 1)
+    assert json.loads(line) == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "request_id": "id-1",
+        "client": "10.0.0.1",
+        "status": 431,
+        "end": "refused",
+        "fault": "client",
+        "error": "head_too_large",
+        "bytes_in": 0,
+        "bytes_out": 99,
+        "generation": 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -174,6 +202,7 @@ def test_nothing_hostile_gets_out_of_its_field(hostile: str) -> None:
     """Whatever a client or an upstream names itself: one line, one object, no control byte, the text intact."""
     fields = record(exchange(name=hostile))
     assert fields["model"] == hostile
+    assert fields["model_used"] == hostile
     assert fields["status"] == 200
 
 

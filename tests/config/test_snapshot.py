@@ -175,7 +175,27 @@ def test_a_target_may_have_names_of_its_own() -> None:
 def test_a_models_name_never_becomes_a_header_of_its_own(name: str, line: bytes) -> None:
     found = compiled().gateways["default"].find_model(name)
     assert found is not None
-    assert found.candidates[0].answer == b"x-aigw-upstream: up\r\n" + line
+    assert found.candidates[0].answer == b"x-aigw-upstream: up\r\n" + line + b"\r\nx-aigw-attempts: 1"
+
+
+def test_what_answers_where_no_model_is_asked_for() -> None:
+    (candidate,) = snapshot.Resolved(compiled().upstreams["up"], None, None, None).candidates
+    assert candidate.answer == b"x-aigw-upstream: up\r\nx-aigw-attempts: 1"
+    assert (candidate.sent, candidate.renamed) == (None, False)
+
+
+def test_a_candidate_has_its_upstreams_deadlines() -> None:
+    config = snapshot.compile(document({"up": upstream(target(URL), timeouts={"first_byte": 7.0, "idle": 8.0})}), 1)
+    (candidate,) = snapshot.Resolved(config.upstreams["up"], None, None, None).candidates
+    assert (candidate.first_byte, candidate.idle) == (7.0, 8.0)
+
+
+@pytest.mark.parametrize(("weights", "only"), [([1], "a"), ([0, 3], "b"), ([1, 1], None), ([0], None)])
+def test_the_one_candidate_where_there_is_nothing_to_choose(weights: list[int], only: str | None) -> None:
+    targets = [target(URL, name, weight=weight) for name, weight in zip("ab", weights, strict=False)]
+    found = compiled(*targets).gateways["default"].find_model("m")
+    assert found is not None
+    assert (None if found.only is None else found.only.target.name) == only
 
 
 def test_a_model_knows_its_own_names() -> None:

@@ -50,6 +50,7 @@ TWO = gateway_of(one=key("sk-1"), two=key("sk-2"))
     [
         b"authorization: Bearer sk-1",
         b"Authorization:bearer  sk-1 ",
+        b"authorization: sk-1",
         b"x-api-key: sk-1",
         b"api-key: sk-1",
         b"x-goog-api-key: sk-1",
@@ -75,6 +76,8 @@ def test_the_same_key_twice_is_one_key() -> None:
     ("lines", "target"),
     [
         ([b"authorization: Bearer sk-1", b"x-api-key: sk-2"], b"/"),
+        ([b"authorization: sk-1", b"x-api-key: sk-2"], b"/"),
+        ([b"authorization: sk-1", b"authorization: Bearer sk-2"], b"/"),
         ([b"x-api-key: sk-1", b"x-api-key: sk-2"], b"/"),
         ([b"x-api-key: sk-1", b"api-key: unknown"], b"/"),
         ([b"x-goog-api-key: sk-2"], b"/?key=sk-1"),
@@ -112,7 +115,9 @@ def test_the_gateways_own_header_decides(others: list[bytes]) -> None:
         ([], errors.MISSING_KEY, "no API key in the request; send it as `authorization: Bearer KEY`"),
         ([b"authorization: Basic c2stMTo="], errors.MISSING_KEY, "no API key"),
         ([b"authorization: Bearer"], errors.MISSING_KEY, "no API key"),
-        ([b"authorization: sk-2"], errors.INVALID_KEY, "not known"),
+        ([b"authorization: sk-canary"], errors.INVALID_KEY, "not known"),
+        ([b"authorization: Basic"], errors.INVALID_KEY, "not known"),
+        ([b"authorization: Token sk-1"], errors.MISSING_KEY, "no API key"),
         ([b"x-api-key:"], errors.MISSING_KEY, "no API key"),
         ([b"cookie: key=sk-1"], errors.MISSING_KEY, "no API key"),
         ([b"x-aigw-key:"], errors.MISSING_KEY, "the `x-aigw-key` header is empty"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 import aigw.gateway
@@ -36,6 +34,6 @@ class CheckedClient(ClientConnection):
 
 
 @pytest.fixture(autouse=True)
-def checked_moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[tuple[State, State]]]:
+def checked_moves(monkeypatch: pytest.MonkeyPatch) -> set[tuple[State, State]]:
     monkeypatch.setattr(aigw.gateway, "ClientConnection", CheckedClient)
-    yield WALKED
+    return WALKED

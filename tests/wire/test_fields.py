@@ -176,14 +176,16 @@ def test_lines_that_only_a_request_has(line: bytes, kind: int) -> None:
         (b"timeout=5", 5),
         (b"Timeout=5, max=100", 5),
         (b"max=100,timeout=60", 60),
-        (b"max=100", 0),
-        (b"xtimeout=5", 0),
-        (b"timeout=", 0),
-        (b"timeout=-1", 0),
-        (b"timeout=12345678", 0),
+        (b"timeout=0", 0),
+        (b"max=100", -1),
+        (b"xtimeout=5", -1),
+        (b"timeout=", -1),
+        (b"timeout=-1", -1),
+        (b"timeout=12345678", -1),
     ],
 )
 def test_how_long_an_upstream_keeps_a_connection(value: bytes, seconds: int) -> None:
+    """-1 where it does not say."""
     field = response_field(b"Keep-Alive: " + value)
     assert (field.kind, field.number) == (fields.KEEP_ALIVE, seconds)
 
@@ -336,7 +338,8 @@ def test_line_name() -> None:
     ("value", "narrowed"),
     [
         (b"gzip", b"gzip"),
-        (b"GZIP, x-gzip", b"gzip, x-gzip"),
+        (b"GZIP, x-gzip", b"gzip"),  # two names of one coding (RFC 9110 section 8.4.1.3)
+        (b"x-gzip;q=0.5", b"gzip;q=0.5"),
         (b"gzip, deflate, br, zstd", b"gzip"),
         (b"br;q=1.0, gzip;q=0.5", b"gzip;q=0.5"),
         (b"br", b"identity"),
@@ -347,6 +350,9 @@ def test_line_name() -> None:
         (b"gzip;level=9, identity", b"identity"),
         (b"gzip\t;\tq=0.5", b"gzip;\tq=0.5"),
         (b"*", b"gzip"),
+        (b"*;q=0.5", b"gzip;q=0.5"),
+        (b"identity, *;q=0", b"identity, *;q=0"),
+        (b"gzip;q=0.1, *", b"gzip;q=0.1"),
     ],
 )
 def test_accept_encoding_is_narrowed(value: bytes, narrowed: bytes) -> None:

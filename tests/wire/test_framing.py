@@ -34,15 +34,19 @@ STEADY = settings(derandomize=True, deadline=None, suppress_health_check=[Health
         ("HEAD", b"200 OK\r\ncontent-length: 5", NO_BODY),
         ("HEAD", b"200 OK\r\ntransfer-encoding: chunked", NO_BODY),
         ("HEAD", b"200 OK", NO_BODY),
+        ("HEAD", b"304 Not Modified\r\ncontent-length: 5", NO_BODY),
         ("GET", b"204 No Content", NO_BODY),
         ("GET", b"204 No Content\r\ntransfer-encoding: chunked", NO_BODY),
         ("GET", b"304 Not Modified\r\ncontent-length: 5", NO_BODY),
+        ("GET", b"204 No Content\r\ncontent-length: 5", NO_BODY),
         ("GET", b"304 Not Modified", NO_BODY),
+        ("GET", b"304 Not Modified\r\ntransfer-encoding: chunked", NO_BODY),
     ],
 )
 def test_which_body_follows(method: str, head: bytes, body: int) -> None:
     """RFC 9112 section 6.3."""
-    assert body_of(method, ResponseParser().parse(b"HTTP/1.1 " + head, HeadBounds())) == body
+    parsed = ResponseParser().parse(b"HTTP/1.1 " + head, HeadBounds())
+    assert body_of(parsed, to_head=method == "HEAD") == body
 
 
 # ---------------------------------------------------------------------------------------------- observed chunked bodies

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import pytest
@@ -78,8 +77,8 @@ def test_a_request_as_an_sdk_sends_it() -> None:
     assert (line.minor, line.canonical, line.named_host) == (1, None, None)
     assert head.kept == [
         b"Accept: application/json",
-        b"Content-Type: application/json",
         b"X-Stainless-Retry-Count:  0 ",
+        b"Content-Type: application/json",
     ]
     assert (head.host, head.host_line) == ("gateway.example", b"Host: Gateway.example:8081")
     assert (head.length, head.close, head.expect) == (42, False, False)
@@ -384,6 +383,15 @@ def test_what_connection_names_is_not_forwarded(value: bytes, close: bool, kept:
     assert (answered.close, answered.kept) == (close, [b"content-length: 0", *kept])
 
 
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(b"close, keep-alive ,", False), (b"", False), (b"close, x-none", True), (b"Host", True)],
+)
+def test_whether_connection_named_anything(value: bytes, named: bool) -> None:
+    """Also what this head does not have: another one like it may."""
+    assert request(b"GET / HTTP/1.1", b"host: gw", b"connection: " + value).drops_named == named
+
+
 def test_connection_headers_add_up() -> None:
     head = request(
         b"GET / HTTP/1.1",
@@ -542,10 +550,10 @@ def test_a_response_is_refused(block: bytes, words: str) -> None:
     for line in (b"content-length: 1", b"content-length: 2", b"transfer-encoding: chunked", b"a: b"):
         knows.parse(OK + line, BOUNDS)
     for parser in (ResponseParser(), knows):
-        lines, firsts = dict(parser.lines), dict(parser.firsts)
+        lines, firsts, heads = dict(parser.lines), dict(parser.firsts), dict(parser.heads)
         failure = refusal(parser, block)
         assert (failure.kind, words in failure.message) == (UPSTREAM_MALFORMED, True), failure
-        assert (parser.lines, parser.firsts) == (lines, firsts)
+        assert (parser.lines, parser.firsts, parser.heads) == (lines, firsts, heads)
 
 
 # --------------------------------------------------------------------------------------------------------- what is kept
@@ -612,68 +620,24 @@ def test_a_full_memo_starts_anew() -> None:
     assert facts(parser.parse(get(b"/1"), BOUNDS)) == facts(RequestParser().parse(get(b"/1"), BOUNDS))
 
 
-# --------------------------------------------------------------------------------------------- heads that nearly repeat
+def test_whole_response_heads_are_remembered() -> None:
+    """For callers to look into first."""
+    parser = ResponseParser()
+    block = OK + b"a: 1"
+    head = parser.parse(block, BOUNDS)
+    assert parser.heads == {block: head}
+    with pytest.raises(Refused):
+        parser.parse(OK + b"a : 1", BOUNDS)
+    assert parser.heads == {block: head}
 
 
-def test_lines_that_mean_nothing_here_are_set_aside() -> None:
-    parser = RequestParser()
-    parser.parse(get(b"/", b"X-Trace: 1", b"x-b:2", b"authorization: Bearer k"), BOUNDS)
-    block = get(b"/", b"X-Trace: 2", b"authorization: Bearer k", b"x-b: 3", b"X-Trace:4")
-    assert parser.unremembered(block, BOUNDS) == (
-        get(b"/", b"authorization: Bearer k"),
-        [b"X-Trace: 2", b"x-b: 3", b"X-Trace:4"],
-        [b"x-trace", b"x-b", b"x-trace"],
-    )
-    assert parser.unremembered(get(b"/", b"X-Trace: 1"), BOUNDS) is None  # nothing to set aside
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"x-new: 1",  # a name that was never accepted
-        b"x-Trace: 1",  # spelled as it never was
-        b"authorization: Bearer other",
-        b"content-length: 2",
-        b"host: other",
-        b"X-Trace: \0",
-        b"X-Trace: a\rb",
-        b"X-Trace : 1",
-        b" X-Trace: 1",
-        b"X-Trace",
-        b"",
-        b"X-Trace: " + b"a" * MAX_LINE,
-    ],
-)
-def test_every_other_line_has_to_be_parsed(line: bytes) -> None:
-    parser = RequestParser()
-    parser.parse(post(b"X-Trace: 1", b"authorization: Bearer k", b"content-length: 1"), BOUNDS)
-    assert parser.unremembered(get(b"/", b"X-Trace: 2", line), BOUNDS) is None
-
-
-def test_bounds_are_honoured_where_lines_are_set_aside() -> None:
-    parser = RequestParser()
-    block = get(b"/", b"x-a: 1", b"x-a: 2")
-    parser.parse(get(b"/", b"x-a: 0"), BOUNDS)
-    assert parser.unremembered(block, BOUNDS) is not None
-    for bounds in (HeadBounds(head=len(block) - 1), HeadBounds(headers=2)):
-        assert parser.unremembered(block, bounds) is None
-
-
-def test_which_lines_may_stand_behind_the_others() -> None:
-    head = request(b"GET / HTTP/1.1", b"host: gw", b"X-A: 1", b"x-b: 2")
-    assert head.takes([b"x-c"])
-    assert not head.takes([b"x-c", b"x-a"])  # order matters among lines of one name (RFC 9110 section 5.3)
-    assert not request(b"GET / HTTP/1.1", b"host: gw", b"connection: x-c").takes([b"x-c"])
-
-
-def test_a_remembered_response_head_is_bounded_by_what_was_sent() -> None:
+def test_a_response_head_is_bounded_by_what_was_sent() -> None:
     """Not by what of it is forwarded: cookies and connection headers are lines too."""
     parser = ResponseParser()
     block = b"\r\n".join([b"HTTP/1.1 200 OK", b"set-cookie: a", b"set-cookie: b", b"set-cookie: c"])
-    assert parser.parse(block, BOUNDS) is parser.parse(block, BOUNDS)
-    parser.parse(block, HeadBounds(headers=3))
     assert refusal(parser, block, HeadBounds(headers=2)).kind is UPSTREAM_MALFORMED
     assert refusal(parser, block, HeadBounds(head=len(block) - 1)).kind is UPSTREAM_MALFORMED
+    parser.parse(block, HeadBounds(head=len(block), headers=3))
 
 
 def test_few_response_heads_are_remembered() -> None:
@@ -734,30 +698,6 @@ def test_a_control_byte_anywhere_is_refused(
     failure = refusal(RequestParser(), block[:at] + control + block[at:])
     assert failure.kind.status in (400, 505)
     assert refusal(warm, block[:at] + control + block[at:]) == failure
-
-
-@STEADY
-@given(st.lists(PLAIN_LINES, max_size=6), st.lists(PLAIN_LINES, max_size=4), st.randoms(use_true_random=False))
-def test_what_is_set_aside_is_all_that_differs(known: list[bytes], new: list[bytes], random: Random) -> None:
-    """A head put together from the part that was parsed and the lines set aside says what the whole head says."""
-    parser = RequestParser()
-    parser.parse(get(b"/", *known), BOUNDS)
-    lines = [*known, *(name + b": " + line[:1000] for line in new for name in list(parser.names)[:2])]
-    random.shuffle(lines)
-    block = get(b"/", *lines)
-    parts = parser.unremembered(block, BOUNDS)
-    if parts is None:
-        return
-    rest, more, names = parts
-    part, whole = parser.parse(rest, BOUNDS), RequestParser().parse(block, BOUNDS)
-    assert names == [line.partition(b":")[0].lower() for line in more]
-    assert sorted(part.kept + more) == sorted(whole.kept)
-    if part.takes(names):
-
-        def by_name(lines: list[bytes]) -> dict[bytes, list[bytes]]:
-            return {name: [text for text in lines if text.partition(b":")[0].lower() == name] for name in names}
-
-        assert by_name(part.kept + more) == by_name(whole.kept)
 
 
 POOL = st.sampled_from(

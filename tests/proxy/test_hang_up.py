@@ -1,0 +1,217 @@
+"""Clients that leave: whatever the exchange was doing, the upstream stops, one record says so, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from fakes import CHAT, Client, Connection, Running, Seen, get, ok, post, running, serving, splicing, stub, until
+
+from aigw.proxy.states import State
+
+CHAT_PATH = "/v1/chat/completions"
+ENDS = pytest.mark.parametrize("end", ["FIN", "RST"])
+
+
+def leave(client: Client, end: str) -> None:
+    if end == "RST":
+        client.reset()
+    else:
+        client.writer.write_eof()
+
+
+class Silent:
+    """An upstream that says so much and no more; `gone` is when its connection was closed by the gateway."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = parts
+        self.arrived = asyncio.Event()
+        self.gone = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, connection: Connection, seen: Seen) -> None:
+        await connection.send(*self.parts)
+        self.arrived.set()
+        await connection.gone()
+        self.gone.set_result(time.monotonic())
+
+
+async def in_state(gw: Running, state: State) -> None:
+    await until(lambda: any(client.state is state for client in gw.gateway.clients), f"a client {state.value}")
+
+
+async def check(gw: Running, status: int) -> None:
+    record = await gw.record()
+    assert (record["status"], record["end"], record["fault"]) == (status, "client_gone", "client")
+    await until(lambda: not gw.gateway.clients and not gw.open_ends, "nothing left")
+    assert len(gw.records) == 1
+    assert not gw.pool.idle
+    assert not gw.pool.busy
+
+
+@ENDS
+async def test_while_its_body_is_collected(end: str) -> None:
+    async with stub() as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post(CHAT_PATH)[:-1])
+        await until(lambda: gw.gateway.collected, "a body being collected")
+        leave(client, end)
+        await check(gw, 499)
+        assert not up.connections
+
+
+@ENDS
+async def test_in_the_middle_of_a_head(end: str) -> None:
+    """No request, so no record."""
+    async with stub() as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post(CHAT_PATH)[:20])
+        await in_state(gw, State.READING)
+        leave(client, end)
+        await until(lambda: not gw.gateway.clients, "the connection closed")
+        assert not gw.lines
+
+
+@ENDS
+async def test_while_it_waits_for_a_connection(end: str) -> None:
+    go = asyncio.Event()
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await go.wait()
+        await connection.send(ok())
+
+    async with stub(handler) as up, running(serving(up.url, max_connections=1)) as gw:
+        first, second = await gw.connect(), await gw.connect()
+        await first.send(post(CHAT_PATH))
+        await until(lambda: up.seen, "the first at the upstream")
+        await second.send(post(CHAT_PATH))
+        await in_state(gw, State.ACQUIRING)
+        leave(second, end)
+        record = await gw.record()
+        assert (record["status"], record["end"], record["fault"]) == (499, "client_gone", "client")
+        await until(lambda: not gw.pool.waiting, "nobody waiting")
+        go.set()
+        assert (await first.answer()).status == 200
+        assert len(up.seen) == 1
+
+
+@ENDS
+async def test_while_its_request_is_sent(end: str) -> None:
+    seen_heads: list[Seen] = []
+    gone = asyncio.Event()
+
+    async def on_head(connection: Connection, seen: Seen) -> None:
+        seen_heads.append(seen)
+        await connection.gone()
+        gone.set()
+
+    async with stub(on_head=on_head) as up, running(splicing(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post("/x", b"x" * 1000)[:-500])
+        await until(lambda: seen_heads, "the head at the upstream")
+        await in_state(gw, State.SENDING)
+        leave(client, end)
+        async with asyncio.timeout(0.1):
+            await gone.wait()
+        await check(gw, 499)
+        assert not up.seen  # an incomplete request never looks complete
+
+
+@ENDS
+async def test_while_the_answer_is_awaited(end: str) -> None:
+    silent = Silent()
+    async with stub(silent) as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post(CHAT_PATH))
+        await silent.arrived.wait()
+        await in_state(gw, State.WAITING)
+        left = time.monotonic()
+        leave(client, end)
+        assert await silent.gone - left < 0.1
+        await check(gw, 499)
+        assert len(up.seen) == 1
+
+
+@ENDS
+@pytest.mark.parametrize(
+    "framing", [b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n", b"content-length: 9\r\n\r\nhi", b"\r\nhi"]
+)
+async def test_while_the_answer_is_relayed(end: str, framing: bytes) -> None:
+    silent = Silent(b"HTTP/1.1 200 OK\r\n" + framing)
+    async with stub(silent) as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post(CHAT_PATH))
+        await client.read(b"hi")
+        await in_state(gw, State.RELAYING)
+        left = time.monotonic()
+        leave(client, end)
+        assert await silent.gone - left < 0.1
+        await check(gw, 200)
+        assert len(up.connections) == 1
+
+
+@ENDS
+async def test_while_it_does_not_read_its_answer(end: str) -> None:
+    async with stub(_endless) as up, running(serving(up.url), buffer=8192) as gw:
+        client = await gw.connect(buffer=8192)
+        client.stop_reading()
+        await client.send(post(CHAT_PATH))
+        await until(lambda: gw.gateway.slow, "a client that does not read")
+        leave(client, end)
+        await check(gw, 200)
+
+
+async def _endless(connection: Connection, seen: Seen) -> None:
+    await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        await connection.send(b"x" * 65536)
+
+
+@ENDS
+async def test_with_pipelined_requests_behind(end: str) -> None:
+    silent = Silent()
+    async with stub(silent) as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post(CHAT_PATH) + post(CHAT_PATH))
+        await silent.arrived.wait()
+        leave(client, end)
+        await check(gw, 499)
+        assert len(up.seen) == 1
+
+
+@ENDS
+async def test_while_idle(end: str) -> None:
+    async with stub() as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.ask(post(CHAT_PATH))
+        leave(client, end)
+        await until(lambda: not gw.gateway.clients, "the connection closed")
+        assert [record["end"] for record in gw.records] == ["ok"]
+        assert len(gw.pool.idle) == 1
+
+
+async def test_a_hundred_aborts_leave_nothing() -> None:
+    gone: list[Connection] = []
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await connection.gone()
+        gone.append(connection)
+
+    async with stub(handler) as up, running(serving(up.url)) as gw:
+        tasks = len(asyncio.all_tasks())
+        clients = [await gw.connect() for _ in range(100)]
+        for client in clients:
+            await client.send(post(CHAT_PATH, CHAT))
+        for index, client in enumerate(clients):
+            await client.read(b"1\r\nx\r\n")
+            leave(client, "RST" if index % 2 else "FIN")
+        await until(lambda: len(gw.lines) == 100, "a hundred records")
+        await until(lambda: len(gone) == 100, "a hundred connections closed")
+        assert {(record["status"], record["end"]) for record in gw.records} == {(200, "client_gone")}
+        await until(lambda: not gw.gateway.clients, "no client")
+        assert not gw.open_ends
+        assert not gw.pool.idle
+        assert not gw.gateway.slow
+        await until(lambda: len(asyncio.all_tasks()) <= tasks, "no task")
+        assert (await gw.ask(get("/__/ping"))).status == 200
