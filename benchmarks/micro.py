@@ -169,8 +169,8 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
     candidate = choose(resolved, gateway)
     assert not isinstance(candidate, Failure)
     memory = Memory()
-    admission, *_ = gateway.admissions.of(block, 1.0, memory)
-    done = Exchange(rig.client, gateway, admission, [], None, 1.0)
+    admitted = gateway.admissions.of(block, 1.0, memory)
+    done = Exchange(rig.client, gateway, admitted, 1.0)
     done.model, done.candidate = "gpt-3.5-turbo", candidate
     done.status, done.head_at, done.sent_at, done.acquiring_at = 200, 1.1, 1.05, 1.05
     return [
@@ -181,7 +181,7 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
         ("  match gateway and rule", lambda: match(config, head)),
         ("  admit the key", lambda: keys.admit(found.gateway, head, 0.0)),
         ("  all three by a pattern", lambda: gateway.admissions.of(block, 1.0, memory)),
-        ("  make the exchange", lambda: Exchange(rig.client, gateway, admission, [], None, 1.0)),
+        ("  make the exchange", lambda: Exchange(rig.client, gateway, admitted, 1.0)),
         ("  read the body", lambda: load(BODY, MODEL)),
         ("  find the model, choose the target", lambda: choose(find(found, "openai", key, "gpt-3.5-turbo"), gateway)),
         ("  write the request's head", lambda: request_prefix(config, found, candidate, head)),

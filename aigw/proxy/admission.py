@@ -99,7 +99,7 @@ class Pattern:
     outside of these holes is admitted as they were, once what stands in the holes has passed the rules of its lines.
     """
 
-    __slots__ = ("_before", "_behind", "_count", "_holes", "_lines", "admission", "home")
+    __slots__ = ("_before", "_behind", "_count", "_digits", "_holes", "_is_plain", "_lines", "admission", "home")
 
     def __init__(self, home: Admissions, admission: Admission, lines: list[bytes], holes: dict[int, int]) -> None:
         """`lines` are of a whole head, `holes` the kinds of those that differ: LENGTH, REQUEST_ID or PLAIN."""
@@ -114,30 +114,25 @@ class Pattern:
             self._lines[index] = b""
         first = min(holes, default=len(lines))
         before = b"\r\n".join(lines[:first])
-        # Where nothing but the length differs, two comparisons say it all (0.5 us, not 1.9).
-        self._behind: bytes | None = None
-        if not holes:
-            self._behind = b""
-        elif list(holes.values()) == [LENGTH]:
+        self._behind = b""
+        self._digits = slice(0, 0)
+        self._is_plain = list(holes.values()) == [LENGTH]
+        if self._is_plain:
             before += b"\r\n" + self._holes[0][2]
             self._behind = b"".join(b"\r\n" + line for line in lines[first + 1 :])
+            self._digits = slice(len(before), -len(self._behind) or None)
         self._before = before
 
     def match(self, block: bytes) -> Found | None:
         """None where it is another head."""
         if not block.startswith(self._before):
             return None
-        behind = self._behind
-        admission = self.admission
-        if behind is None:
+        if not self._is_plain:
             return self._fill(block)
-        if not self._holes:
-            return (admission, admission.head.length, NOTHING, None) if block == self._before else None
-        if not block.endswith(behind):
-            return None
-        digits = block[len(self._before) : len(block) - len(behind)]
-        if digits.isdigit() and len(digits) <= 18:
-            return admission, int(digits), NOTHING, None
+        # Nothing but the length differs: two comparisons say it all (0.4 us, not 1.9).
+        digits = block[self._digits]
+        if block.endswith(self._behind) and digits.isdigit() and len(digits) <= 18:
+            return self.admission, int(digits), NOTHING, None
         return None
 
     def _fill(self, block: bytes) -> Found | None:
@@ -240,6 +235,8 @@ class Admissions:
         # Order matters among lines of one name (RFC 9110 section 5.3), and what Connection names is dropped.
         if head.drops_named or head.has_length or not kept.isdisjoint(names):
             return
+        if head.request_id is not None and REQUEST_ID in holes.values():
+            return  # of two ids the last one counts, and that need not be the one that differs
         admission = admit(self.snapshot, head, wall)
         if admission.failure is None and len(holes) <= MOST_HOLES:
             self._patterns = [Pattern(self, admission, lines, holes), *self._patterns[: MOST_PATTERNS - 1]]
@@ -262,7 +259,9 @@ def admit(snapshot: Snapshot, head: RequestHead, wall: float) -> Admission:
             admission.failure = key
             return admission
         admission.key = key
-        admission.expires = min(key.expires or _FOREVER, key.previous_until or _FOREVER)
+        # When a value before the last rotation has ended, this was not it.
+        ends = [at for at in (key.expires, key.previous_until) if at is not None and at > wall]
+        admission.expires = min(ends, default=_FOREVER)
     admission.source = _source(found, head)
     admission.is_listing = found.rule.by_model and endpoint.kind == "models"
     admission.is_special = admission.is_listing or head.line.path in PROBES

@@ -115,12 +115,16 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             state = self.state
-            if state is IDLE and self.write_paused:
-                self.keep(data)  # who does not take the answers it has gets no more of them
-            elif state is IDLE or state is READING:
-                self._request(self.buffer + data if self.buffer else data)
+            if state is IDLE and not self.write_paused:
+                self._request(data)
                 if self.buffer and self.state is IDLE:
                     self._serve()
+            elif state is READING:
+                self._request(self.buffer + data)
+                if self.buffer and self.state is IDLE:
+                    self._serve()
+            elif state is IDLE:
+                self.keep(data)  # who does not take the answers it has gets no more of them
             # REPLYING and CLOSED: a client that was refused may still be sending; that is let go
         elif exchange.body is not UPLOADED:
             rest = self._upload(exchange, data)
@@ -192,12 +196,6 @@ class ClientConnection(asyncio.Protocol):
 
     def _request(self, data: bytes) -> None:
         """Begin the request at the start of `data`; what comes behind it goes to the buffer."""
-        try:
-            self._begin(data)
-        except Exception as error:
-            self._crashed(error)
-
-    def _begin(self, data: bytes) -> None:
         self.buffer = b""
         gateway = self.gateway
         end = data.find(b"\r\n\r\n", self._scanned)
@@ -208,27 +206,28 @@ class ClientConnection(asyncio.Protocol):
         self._scanned = 0
         try:
             found = gateway.admissions.of(data[:end], now + gateway.wall_offset, self._memory)
+            exchange = Exchange(self, gateway, found, now)
+            self.state = READING
+            self.exchange = exchange
+            length = found[1]
+            rest = data[end + 4 :]
+            if length is not None and len(rest) > length:
+                self.keep(rest[length:])
+                rest = rest[:length]
+            exchange.begin(length, rest)
         except Refused as refused:
             if self.state is IDLE and data[0] in (13, 10):
                 self._skip_empty_lines(data)
             else:
                 self.refuse(refused.failure, now)
-            return
-        admission, length, more, request_id = found
-        exchange = Exchange(self, gateway, admission, more, request_id, now)
-        self.state = READING
-        self.exchange = exchange
-        rest = data[end + 4 :]
-        if length is not None and len(rest) > length:
-            self.keep(rest[length:])
-            rest = rest[:length]
-        exchange.begin(length, rest)
+        except Exception as error:
+            self._crashed(error)
 
     def _skip_empty_lines(self, data: bytes) -> None:
         """An empty line before a request is let go (RFC 9112 section 2.2)."""
         data = data.lstrip(b"\r\n")
         if data:
-            self._begin(data)
+            self._request(data)
 
     def _crashed(self, error: Exception) -> None:
         """A fault of ours: told to the operator, and to the client as a 500 if nothing was answered yet."""

@@ -28,7 +28,7 @@ from aigw.errors import (
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix
 from aigw.ledger import describe, record
 from aigw.proxy import answers
-from aigw.proxy.admission import Admission, keeps_state, model_of_form, model_of_json, too_large, with_model
+from aigw.proxy.admission import Found, keeps_state, model_of_form, model_of_json, too_large, with_model
 from aigw.proxy.states import Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
@@ -115,15 +115,7 @@ class Exchange:
         "whole",
     )
 
-    def __init__(
-        self,
-        client: ClientConnection,
-        gateway: Gateway,
-        admission: Admission,
-        more: list[bytes],
-        request_id: bytes | None,
-        now: float,
-    ) -> None:
+    def __init__(self, client: ClientConnection, gateway: Gateway, found: Found, now: float) -> None:
         # wiring
         self.client = client
         self.gateway = gateway
@@ -131,6 +123,7 @@ class Exchange:
         self.upstream: UpstreamConnection | None = None
         self.waits_in: Pool | None = None  # while no connection is there
         # what was asked, and decided
+        admission, _, more, request_id = found
         self.admission = admission
         self.more = more  # lines of this request's head that the admission does not have
         self.request_id: bytes = request_id or admission.head.request_id or gateway.new_request_id()

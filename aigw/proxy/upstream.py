@@ -160,8 +160,9 @@ class UpstreamConnection(asyncio.Protocol):
         if end < 0:
             self._incomplete(data, exchange.snapshot.head_bounds.head)
             return
-        self._buffer = b""
-        self._scanned = 0
+        if self._buffer:
+            self._buffer = b""
+            self._scanned = 0
         block = data[:end]
         parser = exchange.gateway.responses
         response = parser.heads.get(block) or parser.parse(block, exchange.snapshot.head_bounds)
