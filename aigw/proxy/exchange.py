@@ -6,7 +6,7 @@ directly; what must wait is called back by the client's socket, the pool or the 
 
 Every exchange ends exactly once, in `answer`, `complete`, `fail`, `client_lost` or `expired`, and `_record` writes
 its one record. The plain path (a whole body, one target, an idle connection, a response of known length) runs through
-`begin`, `_read`, `_send`, `respond` and `complete` without anything else being called back.
+`begin`, `read`, `connected`, `respond` and `complete` without anything else being called back.
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from aigw.config.snapshot import remember
 from aigw.errors import (
-    CONNECT_TIMEOUT,
-    FIRST_BYTE_TIMEOUT,
-    IDLE_TIMEOUT,
-    QUEUE_TIMEOUT,
     REQUEST_TIMEOUT,
-    SEND_TIMEOUT,
-    TOTAL_TIMEOUT,
     Failure,
 )
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix
 from aigw.ledger import describe, record
 from aigw.proxy import answers
 from aigw.proxy.admission import Found, keeps_state, model_of_form, model_of_json, too_large, with_model
-from aigw.proxy.states import Body, Deadline, State
+from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
@@ -65,24 +59,6 @@ REPLAY_WITHIN: Final = 2.0
 CONNECT_GRACE: Final = 1.0
 # Methods that may be sent twice (RFC 9110 section 9.2.2).
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-EXPIRED: Final = {
-    Deadline.CLIENT_READ: REQUEST_TIMEOUT,
-    Deadline.QUEUE: QUEUE_TIMEOUT,
-    Deadline.CONNECT: CONNECT_TIMEOUT,
-    Deadline.SEND: SEND_TIMEOUT,
-    Deadline.FIRST_BYTE: FIRST_BYTE_TIMEOUT,
-    Deadline.IDLE: IDLE_TIMEOUT,
-    Deadline.TOTAL: TOTAL_TIMEOUT,
-}
-TOO_SLOW: Final = {
-    Deadline.CLIENT_READ: "the request body stopped arriving (timeouts.client_read); send it faster",
-    Deadline.QUEUE: "no connection to the upstream became free in time (timeouts.queue); try again later",
-    Deadline.CONNECT: "the upstream could not be connected to in time (timeouts.connect); try again later",
-    Deadline.SEND: "the upstream stopped taking the request (timeouts.send)",
-    Deadline.FIRST_BYTE: "the upstream did not begin to answer in time (timeouts.first_byte)",
-    Deadline.IDLE: "the upstream stopped in the middle of its answer (timeouts.idle)",
-    Deadline.TOTAL: "the answer was not complete in time (timeouts.total)",
-}
 
 
 class Exchange:
@@ -526,7 +502,7 @@ class Exchange:
             self._record("client_slow", None, now)
             self.client.reset()
             return
-        self.fail(Failure(EXPIRED[deadline], TOO_SLOW[deadline]))
+        self.fail(EXPIRED[deadline])
 
     def _let_go(self) -> None:
         """Take our hands off the upstream: a request that is under way stops there."""

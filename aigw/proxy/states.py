@@ -22,6 +22,17 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
+from aigw.errors import (
+    CONNECT_TIMEOUT,
+    FIRST_BYTE_TIMEOUT,
+    IDLE_TIMEOUT,
+    QUEUE_TIMEOUT,
+    REQUEST_TIMEOUT,
+    SEND_TIMEOUT,
+    TOTAL_TIMEOUT,
+    Failure,
+)
+
 
 class State(Enum):
     IDLE = "idle"  # no request has begun
@@ -43,7 +54,7 @@ class Body(Enum):
 
 
 class Deadline(Enum):
-    """What is awaited. The value is the name of the timeout in the config; `end` and error follow in `exchange.py`."""
+    """What is awaited. The value is the name of the timeout in the config."""
 
     KEEPALIVE = "keepalive"
     REQUEST = "request"
@@ -69,4 +80,23 @@ MOVES: Final[dict[State, frozenset[State]]] = {
     _S.RELAYING: frozenset({_S.IDLE, _S.REPLYING, _S.CLOSED}),
     _S.REPLYING: frozenset({_S.IDLE, _S.CLOSED}),
     _S.CLOSED: frozenset(),
+}
+
+# What a deadline becomes for an exchange; CLIENT_WRITE ends it without an answer, the others have no exchange.
+EXPIRED: Final[dict[Deadline, Failure]] = {
+    Deadline.CLIENT_READ: Failure(
+        REQUEST_TIMEOUT, "the request body stopped arriving (timeouts.client_read); send it faster"
+    ),
+    Deadline.QUEUE: Failure(
+        QUEUE_TIMEOUT, "no connection to the upstream became free in time (timeouts.queue); try again later"
+    ),
+    Deadline.CONNECT: Failure(
+        CONNECT_TIMEOUT, "the upstream could not be connected to in time (timeouts.connect); try again later"
+    ),
+    Deadline.SEND: Failure(SEND_TIMEOUT, "the upstream stopped taking the request (timeouts.send)"),
+    Deadline.FIRST_BYTE: Failure(
+        FIRST_BYTE_TIMEOUT, "the upstream did not begin to answer in time (timeouts.first_byte)"
+    ),
+    Deadline.IDLE: Failure(IDLE_TIMEOUT, "the upstream stopped in the middle of its answer (timeouts.idle)"),
+    Deadline.TOTAL: Failure(TOTAL_TIMEOUT, "the answer was not complete in time (timeouts.total)"),
 }

@@ -54,6 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_observer",
         "_response",
         "_scanned",
+        "_spliced",
         "_unsent",
         "exchange",
         "idle_until",
@@ -82,7 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.write_paused = False
         self._unsent = 0  # at the last look of the sweep
         self.read_paused = False
-        self._observer: ChunkObserver | None = None
+        self._observer: ChunkObserver | None = None  # made for the first chunked answer
         # per exchange
         self.exchange: Exchange | None = None
         self._framing = HEAD
@@ -92,6 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._scanned = 0
         self._informational = 0
         self._response: ResponseHead | None = None
+        self._spliced: ChunkObserver | None = None  # the observer, while a chunked body goes on as it comes
         self._decoder: ChunkDecoder | None = None  # for a client that knows no chunks
 
     def __repr__(self) -> str:
@@ -141,7 +143,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()  # nobody asked: whatever it is, it answers nothing
             return
         try:
-            if self._framing == HEAD:
+            observer = self._spliced
+            if observer is not None:  # one event of a stream after the other comes this way
+                done = observer.feed(data)
+                exchange.relay(data)
+                if done and self.exchange is exchange:
+                    self._complete(exchange, monotonic())
+            elif self._framing == HEAD:
                 self._head(exchange, data)
             else:
                 self._body(exchange, data)
@@ -202,6 +210,8 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.respond(response, body, framing, now)
         if done and self.exchange is exchange:
             self._complete(exchange, now)
+        elif framing == CHUNKED_BODY and self.exchange is exchange:
+            self._spliced = self._observer
 
     def _credential_refused(self, exchange: Exchange) -> None:
         """The answer may quote the credential, which is ours and not the client's business."""
@@ -299,6 +309,7 @@ class UpstreamConnection(asyncio.Protocol):
         framing = self._framing
         self.exchange = None
         self._framing = HEAD
+        self._spliced = None
         self._informational = 0
         self.served += 1
         # Reasons not to use the connection again: it was said to close, or what was sent on it was not taken.
@@ -347,6 +358,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _broken(self, exchange: Exchange, failure: Failure) -> None:
         unseen = failure.kind is UPSTREAM_RESET and self.is_reused and not self._informational
         self.exchange = None
+        self._spliced = None
         self._held = None
         self._buffer = b""
         self._scanned = 0

@@ -71,10 +71,7 @@ class ChunkObserver:
         except httptools.HttpParserError as error:
             raise BadFraming(f"bad chunked body: {error}") from None
         if not self._done:
-            if len(data) < 5:
-                self._tail = (self._tail + data)[-4:]
-            else:
-                self._tail = data[-4:]
+            self._tail = data[-4:] if len(data) > 4 else (self._tail + data)[-4:]
             return False
         # The last chunk is `0` CRLF, trailers CRLF each, CRLF: one blank line, and nothing after it. A CRLF more
         # would show as a second blank line, another message has begun, anything else does not end in one.
