@@ -2,7 +2,7 @@
 
 The record is read off the exchange once, at its end. What is unknown is absent; no prompt, no query (it may hold a
 key), no secret is ever part of it, and JSON's escapes keep control bytes out of the line. What is the same for every
-exchange with one head and one candidate is formatted once and remembered by the admission (1.9 us of 3 a record).
+exchange with one head and one candidate is formatted once and remembered by the admission (1.2 us of 2.4 a record).
 """
 
 from __future__ import annotations

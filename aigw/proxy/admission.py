@@ -1,8 +1,8 @@
 """From a request's head to whether it may proceed, and from its body to the model it names.
 
 An `Admission` depends on the head's bytes, the snapshot and the key's dates, and on nothing else. SDKs send the same
-lines each time but for a few, so that heads are recognised by a `Pattern` instead of being parsed (5 us and more of 19
-on fake transports). Only what was admitted is remembered, and patterns are the snapshot's: they go with it.
+lines each time but for a few, so that heads are recognised by a `Pattern` instead of being parsed (0.6 us
+for 5.6 on fake transports). Only what was admitted is remembered, and patterns are the snapshot's: they go with it.
 """
 
 from __future__ import annotations
@@ -99,29 +99,30 @@ class Pattern:
     outside of these holes is admitted as they were, once what stands in the holes has passed the rules of its lines.
     """
 
-    __slots__ = ("_before", "_behind", "_count", "_digits", "_holes", "_is_plain", "_lines", "admission", "home")
+    __slots__ = ("_before", "_behind", "_digits", "_holes", "_is_plain", "admission", "home")
 
     def __init__(self, home: Admissions, admission: Admission, lines: list[bytes], holes: dict[int, int]) -> None:
-        """`lines` are of a whole head, `holes` the kinds of those that differ: LENGTH, REQUEST_ID or PLAIN."""
+        """`lines` are of a whole head; `holes` are those that differ, in order, with their kinds: LENGTH, REQUEST_ID
+        or PLAIN."""
         self.home = home
         self.admission = admission
-        self._count = len(lines)
-        self._holes = []
-        self._lines = list(lines)
-        for index, kind in holes.items():
-            name = lines[index].partition(b":")[0]
-            self._holes.append((index, kind, name + (b":" if kind == PLAIN else b": ")))
-            self._lines[index] = b""
-        first = min(holes, default=len(lines))
-        before = b"\r\n".join(lines[:first])
-        self._behind = b""
-        self._digits = slice(0, 0)
+        # What stands before, between and behind the values in the holes: the names belong to what is the same.
+        same = [b""]
+        names = []
+        for index, line in enumerate(lines):
+            same[-1] += b"\r\n" if index else b""
+            if index in holes:
+                name = line.partition(b":")[0] + (b":" if holes[index] == PLAIN else b": ")
+                names.append(name)
+                same[-1] += name
+                same.append(b"")
+            else:
+                same[-1] += line
+        self._before = same[0]
+        self._holes = list(zip(holes.values(), names, same[1:], strict=True))
         self._is_plain = list(holes.values()) == [LENGTH]
-        if self._is_plain:
-            before += b"\r\n" + self._holes[0][2]
-            self._behind = b"".join(b"\r\n" + line for line in lines[first + 1 :])
-            self._digits = slice(len(before), -len(self._behind) or None)
-        self._before = before
+        self._behind = same[-1]
+        self._digits = slice(len(same[0]), -len(same[-1]) or None)
 
     def match(self, block: bytes) -> Found | None:
         """None where it is another head."""
@@ -129,28 +130,26 @@ class Pattern:
             return None
         if not self._is_plain:
             return self._fill(block)
-        # Nothing but the length differs: two comparisons say it all (0.4 us, not 1.9).
+        # Nothing but the length differs: two comparisons say it all (0.4 us on fake transports).
         digits = block[self._digits]
         if block.endswith(self._behind) and digits.isdigit() and len(digits) <= 18:
             return self.admission, int(digits), NOTHING, None
         return None
 
     def _fill(self, block: bytes) -> Found | None:
-        lines = block.split(b"\r\n")
-        if len(lines) != self._count:
-            return None
         length = self.admission.head.length
         more: list[bytes] = []
         request_id: bytes | None = None
-        for index, kind, prefix in self._holes:
-            line = lines[index]
-            if not line.startswith(prefix) or len(line) > MAX_LINE:
-                return None
-            value = line[len(prefix) :]
+        place = len(self._before)
+        for kind, name, behind in self._holes:
+            stop = block.find(b"\r\n", place)
+            if stop < 0:
+                stop = len(block)
+            value = block[place:stop]
             if kind == PLAIN:
-                if value.translate(None, VALUE):
+                if value.translate(None, VALUE) or len(name) + len(value) > MAX_LINE:
                     return None
-                more.append(line)
+                more.append(name + value)
             elif kind == LENGTH:
                 if not value.isdigit() or len(value) > 18:
                     return None
@@ -159,8 +158,10 @@ class Pattern:
                 if not value or value.translate(None, ID) or len(value) > MAX_ID:
                     return None
                 request_id = value
-            lines[index] = b""
-        return (self.admission, length, more, request_id) if lines == self._lines else None
+            if not block.startswith(behind, stop):
+                return None
+            place = stop + len(behind)
+        return (self.admission, length, more, request_id) if place == len(block) else None
 
 
 class Memory:
