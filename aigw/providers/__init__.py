@@ -62,8 +62,11 @@ def refuses_credential(body: bytes, coding: bytes) -> bool:
     be read counts as if it were, since it may quote the credential."""
     if coding in (b"gzip", b"x-gzip"):
         try:
-            body = zlib.decompressobj(31).decompress(body, _MOST_DECODED)
+            decoder = zlib.decompressobj(31)
+            body = decoder.decompress(body, _MOST_DECODED)
         except zlib.error:
+            return True
+        if not decoder.eof:
             return True
     elif coding not in (b"", b"identity"):
         return True

@@ -227,7 +227,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._held = None
         response = self._response
         assert response is not None
-        if refuses_credential(held, response.content_encoding):
+        # What the observer follows is still in its chunks; it has said already that they are good ones.
+        spliced = self._framing == CHUNKED_BODY and self._decoder is None
+        payload = b"".join(ChunkDecoder().feed(held)) if spliced else held
+        if refuses_credential(payload, response.content_encoding):
             self._credential_refused(exchange)
             return
         framing = self._framing

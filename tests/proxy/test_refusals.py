@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest
 from fakes import (
     CHAT,
     Answer,
+    Connection,
+    Seen,
+    chunked,
     document,
     gateway,
     get,
@@ -428,3 +432,27 @@ async def test_control_bytes_never_reach_a_log_line_or_a_header() -> None:
         assert line.count(b"\n") == 1
         assert not any(byte < 32 for byte in line[:-1])
         assert gw.records[0]["model"] == "a\r\nx-evil: 1\0\x1b"
+
+
+async def test_a_refusal_in_chunks_is_read_across_their_borders() -> None:
+    """Chunk borders and gzip hide nothing; a 403 that is about the request goes on byte by byte."""
+    bodies = {
+        b"/v1/plain": (b"", [b"api k", b"ey sk-ours is not valid"], 502),
+        b"/v1/gzip": (b"content-encoding: gzip\r\n", [gzip.compress(b"api key sk-ours is not valid")], 502),
+        b"/v1/other": (b"content-encoding: gzip\r\n", [gzip.compress(b"not from your country")], 403),
+    }
+
+    async def refuse(connection: Connection, seen: Seen) -> None:
+        coding, pieces_, _ = bodies[seen.line.split(b" ")[1]]
+        head = b"HTTP/1.1 403 Forbidden\r\n" + coding + b"transfer-encoding: chunked\r\n\r\n"
+        await connection.send(head, chunked(*pieces_))
+
+    async with stub(refuse) as up, running(splicing(up.url, api_key="sk-ours")) as gw:
+        for path, (_, pieces_, status) in bodies.items():
+            answer = await gw.ask(get(path.decode()))
+            assert answer.status == status
+            if status == 403:
+                assert answer.body == chunked(*pieces_)
+            else:
+                assert answer.headers["x-aigw-error"] == "upstream_credential_refused"
+                assert b"sk-ours" not in answer.raw
