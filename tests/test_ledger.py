@@ -211,6 +211,20 @@ def test_an_upstreams_id_is_any_bytes() -> None:
     assert record(exchange(response=head))["upstream_request_id"] == '\xff"\\\t\x9b'
 
 
+@pytest.mark.parametrize(
+    ("lines", "upstream_id"),
+    [
+        (b"x-request-id: one\r\nrequest-id: two", "one"),
+        (b"request-id: two", "two"),
+        (b"x-request-id:\r\nrequest-id: two", "two"),
+        (b"x-request-id:", None),
+    ],
+)
+def test_which_id_is_the_upstreams(lines: bytes, upstream_id: str | None) -> None:
+    head = ResponseParser().parse(b"HTTP/1.1 200 OK\r\n" + lines, HeadBounds())
+    assert record(exchange(response=head)).get("upstream_request_id") == upstream_id
+
+
 @pytest.mark.parametrize("path", ['/a"b', "/a\\b", '/","status":200,"x":"', "/%0a%1b"])
 def test_a_path_is_written_as_it_came(path: str) -> None:
     assert record(exchange(path))["path"] == path

@@ -352,6 +352,15 @@ def test_a_keys_models(models: list[str], allowed: list[str], denied: list[str])
         assert f"'k' may not use the model {name!r}" in failure.message
 
 
+def test_a_name_that_is_too_long_for_a_header_and_a_log() -> None:
+    config = compiled(models={"*": model("up")})
+    assert isinstance(resolved(config, "m" * route.MAX_MODEL), Resolved)
+    failure = resolved(config, "m" * (route.MAX_MODEL + 1))
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.param) == (errors.BAD_REQUEST, "model")
+    assert "more than 1024 characters" in failure.message
+
+
 def test_a_key_learns_nothing_of_models_that_are_not_its_own() -> None:
     failure = resolved(compiled(models=MODELS), "nope", models=["gpt-4o"])
     assert isinstance(failure, Failure)

@@ -69,6 +69,17 @@ def test_the_credential_of_a_target(of_upstream: str | None, of_target: str | No
     assert (found.fixed, found.has_credential, found.passes_client_key) == (line, bool(line), passes)
 
 
+@pytest.mark.parametrize("name", ["authorization", "X-Api-Key", "api-key", "x-goog-api-key"])
+@pytest.mark.parametrize("api_key", [None, "client"])
+def test_a_credential_may_be_set_as_a_header(name: str, api_key: str | None) -> None:
+    """Then it is the target's own as well; one that is only removed is none."""
+    found = only(headers={name: "ours"}, up_api_key=api_key)
+    assert (found.fixed, found.has_credential) == (f"{name.lower()}: ours\r\n".encode(), True)
+    found = only(headers={name: None}, up_api_key=api_key)
+    assert (found.fixed, found.has_credential) == (b"", False)
+    assert not only(headers={"x-other": "ours"}, up_api_key=api_key).has_credential
+
+
 def test_headers_set_and_removed() -> None:
     found = only(
         up_headers={"X-Team": "search", "x-gone": None, "x-kept": "up"},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+
 import pytest
 
 from aigw import errors
 from aigw.errors import Failure, Kind
-from aigw.providers import DIALECTS, credential_line, dialect_of
+from aigw.providers import DIALECTS, credential_line, dialect_of, refuses_credential
 from aigw.wire.head import HeadBounds, RequestParser
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, Kind)]
@@ -141,3 +144,42 @@ def test_the_dialect_of_a_client(by_path: str, lines: list[bytes], dialect: str)
 )
 def test_how_a_provider_takes_its_credential(provider: str, line: bytes) -> None:
     assert credential_line(provider, "k") == line
+
+
+BAD_CREDENTIAL = b'{"error": {"message": "Your API key was reported as leaked. Please use another API key."}}'
+NOT_ALLOWED = b'{"error": {"message": "This model is not available in your country", "code": "unsupported_country"}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "about"),
+    [
+        (BAD_CREDENTIAL, True),
+        (b'{"error": "invalid_Api_Key sk-1"}', True),
+        (b"bad api-key", True),
+        (b"bad ApiKey", True),
+        (b"Request had invalid authentication credentials", True),
+        (b"access token expired", True),
+        (NOT_ALLOWED, False),
+        (b"<html>403 Forbidden</html>", False),
+        (b"", False),
+    ],
+)
+def test_what_a_403_is_about(body: bytes, about: bool) -> None:
+    for coding in (b"", b"identity"):
+        assert refuses_credential(body, coding) == about
+    for coding in (b"gzip", b"x-gzip"):
+        assert refuses_credential(gzip.compress(body), coding) == about
+
+
+@pytest.mark.parametrize(
+    ("body", "coding"),
+    [
+        (NOT_ALLOWED, b"gzip"),
+        (b"\x1f\x8b\x08\x00\0\0\0\0\0\xff" + b"\xff" * 20, b"gzip"),
+        (NOT_ALLOWED, b"br"),
+        (zlib.compress(NOT_ALLOWED), b"deflate"),
+        (gzip.compress(gzip.compress(NOT_ALLOWED)), b"gzip, gzip"),
+    ],
+)
+def test_what_cannot_be_read_counts_as_about_the_credential(body: bytes, coding: bytes) -> None:
+    assert refuses_credential(body, coding)

@@ -142,6 +142,8 @@ def test_the_version_is_dropped(path: bytes, rest: bytes) -> None:
         (b"/chat/completions", "lacks its version prefix"),
         (b"/messages", "lacks its version prefix"),
         (b"/models/x:generateContent", "lacks its version prefix"),
+        (b"/models", "lacks its version prefix"),
+        (b"/models/gpt-4o", "lacks its version prefix"),
         (b"/v1/v1/chat/completions", "one version prefix too many"),
         (b"/v1/v1beta/models/x:generateContent", "one version prefix too many"),
         (b"/v1/chat/completions", ""),

@@ -193,6 +193,8 @@ def test_how_long_an_upstream_keeps_a_connection(value: bytes, seconds: int) -> 
 def test_lines_that_only_a_response_has() -> None:
     assert response_field(b"set-cookie: a=b").kind == fields.SET_COOKIE
     assert response_field(b"x-request-id: any thing").kind == fields.SENT_ID
+    assert response_field(b"Request-Id: req_1").kind == fields.OWN_ID
+    assert request_field(b"request-id: req_1") is FORWARDED
     assert response_field(b"host: not checked here") is FORWARDED
 
 

@@ -471,7 +471,8 @@ def test_a_response() -> None:
     ]
     assert (head.length, head.chunked, head.close, head.keep_alive) == (7, False, False, 5)
     assert head.cookies == [b"Set-Cookie: a=b", b"Set-Cookie: c=d"]
-    assert (head.request_id, head.content_type, head.content_encoding) == (b"req_1", b"application/json", b"gzip")
+    assert (head.request_id, head.own_id) == (b"req_1", b"req_2")
+    assert (head.content_type, head.content_encoding) == (b"application/json", b"gzip")
 
 
 @pytest.mark.parametrize(
