@@ -67,12 +67,12 @@ def request_message(
     return b"".join((prefix, request_id, b"\r\n", more, framing, b"\r\n"))
 
 
-def forwarded(lines: list[bytes], target: Target) -> bytes:
-    """Lines that were set aside from a head, as they go to a target: each with CRLF, without those it sets itself."""
+def forwarded(lines: bytes, target: Target) -> bytes:
+    """Lines that were set aside from a head, each with CRLF, as they go to a target: without those it sets itself."""
     removed = target.removed
-    if removed:
-        lines = [line for line in lines if line_name(line) not in removed]
-    return b"".join([line + b"\r\n" for line in lines])
+    if not removed or not lines:
+        return lines
+    return b"".join([line + b"\r\n" for line in lines.split(b"\r\n")[:-1] if line_name(line) not in removed])
 
 
 def response_prefix(head: ResponseHead, candidate: Candidate, *, says_aigw: bool) -> bytes:

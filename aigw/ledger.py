@@ -128,15 +128,22 @@ def _json(value: object) -> bytes:
     return _CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], text)
 
 
+_millisecond = -1
 _second = -1
 _prefix = b""
+_timestamp = b""
 
 
 def timestamp(wall: float) -> bytes:
-    """RFC 3339 in UTC with milliseconds. Formatted once a second down to the second (strftime takes 1.5 us)."""
-    global _second, _prefix
-    second = int(wall)
-    if second != _second:
-        _second = second
-        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-    return b"%b.%03dZ" % (_prefix, (wall - second) * 1000)
+    """RFC 3339 in UTC with milliseconds. Formatted once a millisecond (0.3 us), and once a second down to the second
+    (strftime takes 1.5 us): a busy worker writes several records in one."""
+    global _millisecond, _second, _prefix, _timestamp
+    millisecond = int(wall * 1000)
+    if millisecond != _millisecond:
+        _millisecond = millisecond
+        second, rest = divmod(millisecond, 1000)
+        if second != _second:
+            _second = second
+            _prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        _timestamp = b"%b.%03dZ" % (_prefix, rest)
+    return _timestamp

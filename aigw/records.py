@@ -15,10 +15,11 @@ from collections.abc import Callable
 
 from aigw.logfile import LogFile, Losses
 
-BATCH_BYTES = 64 * 1024  # a worker sends when so much is gathered ...
+BATCH_BYTES = 128 * 1024  # a worker sends when so much is gathered ...
 INTERVAL = 0.1  # ... or after so many seconds
 SENDER_BYTES = 1 << 20  # what a worker holds while the supervisor does not read
 READ_BYTES = 256 * 1024
+CLOSE_PATIENCE = 5.0  # seconds for the last lines to be written
 
 OFF = "off"
 
@@ -131,10 +132,12 @@ class Writer:
     Raises: OSError, when the file cannot be opened.
     """
 
-    __slots__ = ("_log", "_loop", "_losses", "_sources")
+    __slots__ = ("_log", "_loop", "_losses", "_report", "_sources", "_target")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, target: str, report: Callable[[str], None]) -> None:
         self._loop = loop
+        self._report = report
+        self._target = target
         self._losses = Losses(report)
         self._log = None if target == OFF else LogFile(target, self._losses, report)
         self._sources: set[_Source] = set()
@@ -150,12 +153,29 @@ class Writer:
         self._sources.add(source)
         self._loop.add_reader(sock, self._read, source)
 
+    def put(self, line: bytes) -> None:
+        """A record of the supervisor's own, with its line feed."""
+        if self._log is not None:
+            self._log.put(line)
+
+    async def retarget(self, target: str) -> None:
+        """Writes to another target from now on; what was received before goes to the one before.
+
+        Raises: OSError, when the file cannot be opened; then nothing has changed.
+        """
+        if target == self._target:
+            return
+        log = None if target == OFF else LogFile(target, self._losses, self._report)
+        before, self._log, self._target = self._log, log, target
+        if before is not None:
+            await before.close(self._loop, self._loop.time() + CLOSE_PATIENCE)
+
     def reopen(self) -> None:
         """Opens the file again under its name, once what was received before is written. No effect on stdout."""
         if self._log is not None:
             self._log.reopen()
 
-    async def close(self, patience: float = 5.0) -> None:
+    async def close(self, patience: float = CLOSE_PATIENCE) -> None:
         """Reads until every channel has ended and writes all of it; gives up after `patience` seconds."""
         deadline = self._loop.time() + patience
         if self._sources:

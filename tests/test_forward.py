@@ -385,11 +385,12 @@ def test_a_message_ends_the_head_and_begins_the_body() -> None:
 
 
 def test_lines_that_were_set_aside_are_forwarded_like_the_others() -> None:
-    lines = [b"X-Trace: 1", b"X-Team: mine", b"X-Gone: 1"]
+    lines = b"X-Trace: 1\r\nX-Team: mine\r\nX-Gone: 1\r\n"
     _, _, candidate = decided(compiled(headers={"x-team": "ours", "x-gone": None}), POSTED, "m")
     assert forwarded(lines, candidate.target) == b"X-Trace: 1\r\n"
     _, _, candidate = decided(compiled(), POSTED, "m")
-    assert forwarded(lines, candidate.target) == b"X-Trace: 1\r\nX-Team: mine\r\nX-Gone: 1\r\n"
+    assert forwarded(lines, candidate.target) == lines
+    assert forwarded(b"", candidate.target) == b""
 
 
 # ------------------------------------------------------------------------------------------------------------ responses

@@ -101,7 +101,7 @@ class Exchange:
         # what was asked, and decided
         admission, _, more, request_id = found
         self.admission = admission
-        self.more = more  # lines of this request's head that the admission does not have
+        self.more = more  # lines of this request's head that the admission does not have, each with CRLF
         self.request_id: bytes = request_id or admission.head.request_id or gateway.new_request_id()
         self.model: str | None = None
         self.candidate: Candidate | None = None
@@ -274,7 +274,9 @@ class Exchange:
         elif len(whole) > MAX_REPLAY:
             self.whole = b""
             self.replayable = False
-        more = forwarded(self.more, candidate.target) if self.more else b""
+        more = self.more
+        if more:
+            more = forwarded(more, candidate.target)
         upstream.exchange = self
         upstream.transport.write(
             request_message(admission.prefix, self.request_id, more, admission.head.line.method, length, whole)

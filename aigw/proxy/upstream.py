@@ -162,19 +162,36 @@ class UpstreamConnection(asyncio.Protocol):
             self._broken(exchange, Failure(INTERNAL, "the gateway failed on the upstream's answer; its log says how"))
 
     def _head(self, exchange: Exchange, data: bytes) -> None:
-        if self._buffer:
+        scanned = self._scanned
+        if scanned:
             data = self._buffer + data
-        end = data.find(b"\r\n\r\n", self._scanned)
+        end = data.find(b"\r\n\r\n", scanned)
         if end < 0:
             self._incomplete(data, exchange.snapshot.head_bounds.head)
             return
-        if self._buffer:
+        if scanned:
             self._buffer = b""
             self._scanned = 0
         block = data[:end]
         parser = exchange.gateway.responses
         response = parser.heads.get(block) or parser.parse(block, exchange.snapshot.head_bounds)
         body = data[end + 4 :]
+        if response.is_plain and not exchange.admission.is_head:
+            missing = response.length - len(body)
+            if missing < 0:
+                raise BadFraming("bytes after the end of its body")
+            self._response = response
+            self._framing = LENGTH_BODY
+            self._missing = missing
+            now = monotonic()
+            exchange.respond(response, body, LENGTH_BODY, now)
+            if not missing and self.exchange is exchange:
+                self._complete(exchange, now)
+        else:
+            self._special(exchange, response, body)
+
+    def _special(self, exchange: Exchange, response: ResponseHead, body: bytes) -> None:
+        """A head that is not followed by a body of known length, or that needs looking at."""
         status = response.status
         if status < 200:
             self._inform(exchange, response)
@@ -248,7 +265,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not data.startswith(b"HTTP/1."[: len(data)]):
             raise BadFraming("it does not begin with an HTTP/1.0 or HTTP/1.1 status line")
         self._buffer = data
-        self._scanned = max(len(data) - 3, 0)
+        self._scanned = max(len(data) - 3, 1)  # 0 is: nothing in the buffer
 
     def _begin_chunks(self, exchange: Exchange, body: bytes) -> tuple[bytes, bool]:
         self._decoder = None

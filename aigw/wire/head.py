@@ -66,6 +66,8 @@ _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?#]*)?(\?[^#]*)?")
 # Whole response heads remembered: few, since those that do not repeat pass through here too.
 MOST_HEADS: Final = 64
+# 304 has no body whatever its length says; 401 and 403 may speak of the gateway's own credential.
+_NOT_PLAIN: Final = frozenset({304, 401, 403})
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 
@@ -172,6 +174,7 @@ class ResponseHead:
         "content_encoding",
         "content_type",
         "cookies",
+        "is_plain",
         "keep_alive",
         "kept",
         "length",
@@ -190,6 +193,7 @@ class ResponseHead:
         self.kept: list[bytes] = []
         self.length = -1
         self.chunked = False
+        self.is_plain = False  # a length says where the body ends, and the status says nothing about the gateway
         self.close = minor == 0
         self.keep_alive = -1  # seconds the upstream says it keeps an idle connection; -1 where it says nothing
         self.cookies: list[bytes] = []
@@ -405,6 +409,7 @@ class ResponseParser:
             # There is no body, and none may be announced (RFC 9110 section 8.6).
             head.kept = [text for text in head.kept if line_name(text) != b"content-length"]
             head.length = 0
+        head.is_plain = head.length > 0 and head.status not in _NOT_PLAIN
         if fresh:
             if head.status >= 200:  # llhttp takes an informational head for a switch of protocols or waits for the next
                 _second_opinion(httptools.HttpResponseParser(_NOTHING), block, UPSTREAM_MALFORMED)

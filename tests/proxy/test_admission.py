@@ -460,12 +460,12 @@ def test_what_is_not_part_of_what_was_admitted() -> None:
     admissions, memory = fresh(), Memory()
     for raw in (one, other):
         _, length, more, request_id = admissions.of(raw, NOW, memory)
-        assert (length, more, request_id) == (5 if raw is one else 17, [], None)
+        assert (length, more, request_id) == (5 if raw is one else 17, b"", None)
     admission, length, more, request_id = admissions.of(one, NOW, memory)
-    assert (length, more, request_id) == (5, [TRACES[0], b"x-b: 1"], b"id-1")
+    assert (length, more, request_id) == (5, TRACES[0] + b"\r\nx-b: 1\r\n", b"id-1")
     assert (admission.head.request_id, admission.head.kept) == (None, [LIKE_AN_SDK[0], LIKE_AN_SDK[2]])
     _, length, more, request_id = admissions.of(other.replace(b"17", b"0"), NOW, memory)
-    assert (length, more, request_id) == (0, [TRACES[1], b"x-b: 2"], b"id-2")
+    assert (length, more, request_id) == (0, TRACES[1] + b"\r\nx-b: 2\r\n", b"id-2")
 
 
 @pytest.mark.parametrize(
