@@ -15,12 +15,14 @@ from aigw.wire.head import RequestHead, ResponseHead, key_of
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
-def request_prefix(snapshot: Snapshot, match: Match, candidate: Candidate, head: RequestHead) -> bytes:
+def request_prefix(
+    snapshot: Snapshot, match: Match, candidate: Candidate, head: RequestHead, *, patched: bool = False
+) -> bytes:
     """The head that asks a candidate's target, up to the value of its last common line, the request id.
 
     It is the same for every request with this head; `request_message` ends it. No credential leaves that is a key of
     this gateway, in whatever header it came; and none of the client's at all where the target has one of its own.
-    Cookies stay with HTTP upstreams.
+    Cookies stay with HTTP upstreams. `patched`: the answer will be patched, so it must not be compressed.
     """
     target = candidate.target
     line = head.line
@@ -36,7 +38,9 @@ def request_prefix(snapshot: Snapshot, match: Match, candidate: Candidate, head:
         if query or not line.keys:
             path += b"?" + query
     lines = head.kept
-    if head.accept_encoding is not None:
+    if patched:
+        lines = [*lines, b"accept-encoding: identity"]
+    elif head.accept_encoding is not None:
         lines = [*lines, head.accept_encoding]
     if head.credentials and not target.has_credential:
         digests = snapshot.digests
@@ -85,6 +89,12 @@ def response_prefix(head: ResponseHead, candidate: Candidate, *, says_aigw: bool
             lines.append(b"x-aigw-upstream-request-id: " + head.request_id)
         lines.append(candidate.answer)
     return b"\r\n".join(lines) + b"\r\n"
+
+
+def without_length(prefix: bytes) -> bytes:
+    """The head of a response without its content-length."""
+    lines = prefix.split(b"\r\n")
+    return b"\r\n".join([line for line in lines if line[:15].lower() != b"content-length:"])
 
 
 def without_keys(query: bytes, digests: frozenset[bytes] | None) -> bytes:

@@ -17,6 +17,7 @@ from aigw.errors import Failure
 
 if TYPE_CHECKING:
     from aigw.config.snapshot import Candidate, Snapshot
+    from aigw.providers.tap import Tap
     from aigw.proxy.admission import Admission
     from aigw.wire.head import ResponseHead
 
@@ -38,6 +39,7 @@ class Finished(Protocol):
     bytes_in: int
     bytes_out: int
     response: ResponseHead | None
+    tap: Tap | None
     started: float
     acquiring_at: float
     sent_at: float
@@ -63,6 +65,10 @@ def record(exchange: Finished, client: bytes, end: str, failure: Failure | None,
         if response is not None and (response.request_id or response.own_id):
             upstream_id = response.request_id or response.own_id or b""
             more += b',"upstream_request_id":' + _json(upstream_id.decode("latin-1"))
+        if exchange.tap is not None:
+            tokens = exchange.tap.usage(whole=end == "ok")
+            if tokens is not None:
+                more += b',"tokens":' + orjson.dumps(tokens.known())
     return (
         b'{"time":"%b","request_id":"%b","client":"%b",%b,"status":%d,%b,"bytes_in":%d,"bytes_out":%d,'
         b'"duration_ms":%.3f,"generation":%d%b}\n'

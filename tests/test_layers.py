@@ -18,6 +18,7 @@ SERVING = [
     {"errors"},
     {"wire"},
     {"mock"},
+    {"tokens"},
     {"providers"},
     {"config.snapshot"},
     {"policies", "route", "forward"},
@@ -44,7 +45,7 @@ RUNNING = [
 TOOLS = {"listen", "logfile", "process", "channel", "screen", "handle"}
 
 # No loop, no clock, no file: these are functions of what they are given.
-PURE = ("wire", "policies", "providers", "route", "forward", "config.schema", "config.snapshot")
+PURE = ("wire", "tokens", "policies", "providers", "route", "forward", "config.schema", "config.snapshot")
 CLOCKS = {
     "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep", "localtime"},
     "datetime": {"now", "utcnow", "today"},

@@ -14,6 +14,7 @@ from aigw import errors, ledger, route
 from aigw.config import snapshot
 from aigw.config.snapshot import Candidate, Key, Match, Snapshot
 from aigw.errors import Failure
+from aigw.providers.tap import BODY, Tap
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser, ResponseHead, ResponseParser
 
 CONFIG = snapshot.compile(
@@ -51,6 +52,7 @@ class Ended:
     bytes_in: int = 10
     bytes_out: int = 20
     response: ResponseHead | None = None
+    tap: Tap | None = None
     started: float = 100.0
     acquiring_at: float = 100.002
     sent_at: float = 100.005
@@ -223,6 +225,14 @@ def test_an_upstreams_id_is_any_bytes() -> None:
 def test_which_id_is_the_upstreams(lines: bytes, upstream_id: str | None) -> None:
     head = ResponseParser().parse(b"HTTP/1.1 200 OK\r\n" + lines, HeadBounds())
     assert record(exchange(response=head)).get("upstream_request_id") == upstream_id
+
+
+def test_what_the_answer_says_it_used() -> None:
+    tap = Tap(BODY)
+    tap.feed(b'{"usage":{"prompt_tokens":7,"completion_tokens":0,"prompt_tokens_details":{"cached_tokens":3}}}')
+    assert record(exchange(tap=tap))["tokens"] == {"input": 7, "output": 0, "cached": 3}
+    assert "tokens" not in record(exchange(tap=Tap(BODY)))
+    assert "tokens" not in record(exchange())
 
 
 @pytest.mark.parametrize("path", ['/a"b', "/a\\b", '/","status":200,"x":"', "/%0a%1b"])

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path as FilePath
 from typing import Any
+from urllib.parse import urlsplit
 
 from aigw.config.checks import DIALECTS
 from aigw.config.problem import Finding, Path, path_text
@@ -55,7 +56,7 @@ def _upstream(path: Path, upstream: Upstream, base: FilePath, found: list[Findin
         "provider": upstream.provider,
         "dialects": list(DIALECTS[upstream.provider]) if upstream.dialects is None else upstream.dialects,
         "api_key": upstream.api_key,
-        "usage": upstream.usage,
+        "usage": upstream.usage or _usage(upstream),
         "balance": upstream.balance,
         "headers": upstream.headers,
         "timeouts": upstream.timeouts.model_dump(),
@@ -67,6 +68,13 @@ def _upstream(path: Path, upstream: Upstream, base: FilePath, found: list[Findin
         },
         "targets": _targets(path, upstream, found),
     }
+
+
+def _usage(upstream: Upstream) -> str:
+    """Whom it is known of that it takes `stream_options` is asked for the usage in streams, if nothing is said."""
+    urls = [target.url for target in upstream.targets.values()] or [URLS.get(upstream.provider, "")]
+    is_openai = upstream.provider == "openai" and all(urlsplit(url).hostname == "api.openai.com" for url in urls)
+    return "inject" if is_openai or upstream.provider == "mock" else "as_reported"
 
 
 def _targets(path: Path, upstream: Upstream, found: list[Finding]) -> list[dict[str, Any]]:

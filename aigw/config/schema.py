@@ -287,7 +287,10 @@ class Upstream(Model):
     )
     dialects: list[Dialect] | None = absent("the APIs it speaks; default: the provider's own")
     api_key: Secret | None = absent("the credential to send, or client to pass the client's own on")
-    usage: Annotated[str, _choice("inject", "as_reported")] = key("ask for usage in streams, or not", "as_reported")
+    usage: Annotated[str, _choice("inject", "as_reported")] | None = absent(
+        "inject: ask for the usage in streams, and keep it from the client; as_reported: do not. Default: inject for "
+        "api.openai.com and mock, else as_reported"
+    )
     balance: Annotated[str, _choice("round_robin", "least_connections", "random", "hash")] = key(
         "how a target is chosen", "round_robin"
     )

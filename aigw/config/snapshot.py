@@ -95,6 +95,7 @@ class Upstream:
     __slots__ = (
         "balance",
         "dialects",
+        "injects",
         "max_connections",
         "name",
         "private",
@@ -108,6 +109,7 @@ class Upstream:
         self.name = name
         self.provider: str = spec["provider"]
         self.dialects: frozenset[str] = frozenset(spec["dialects"])
+        self.injects: bool = spec["usage"] == "inject"  # whether streams are asked for their usage
         self.balance: str = spec["balance"]
         self.timeouts = UpstreamTimeouts(spec["timeouts"])
         self.max_connections: int | None = spec["max_connections"]
@@ -144,7 +146,7 @@ class Candidate:
     that tell the client what answered.
     """
 
-    __slots__ = ("answer", "first_byte", "idle", "pool", "renamed", "sent", "target")
+    __slots__ = ("answer", "first_byte", "idle", "injects", "pool", "renamed", "sent", "target")
 
     def __init__(self, target: Target, asked: str | None, sent: str | None) -> None:
         self.target = target
@@ -158,6 +160,7 @@ class Candidate:
         self.answer = "\r\n".join(lines).encode()
         self.first_byte = target.upstream.timeouts.first_byte  # seconds, here for the hot path
         self.idle = target.upstream.timeouts.idle
+        self.injects = target.upstream.injects
 
 
 # What may stand bare in a header value; a model's name is any text, and must not become a header of its own.

@@ -24,6 +24,10 @@ class Dialect(Protocol):
         """The JSON body of an error that the gateway makes."""
         ...
 
+    def error_event(self, failure: Failure, request_id: str, path: bytes) -> bytes:
+        """The same as an event of the stream that `path` is answered with."""
+        ...
+
 
 DIALECTS: Final[dict[str, Dialect]] = {
     openai.NAME: openai,

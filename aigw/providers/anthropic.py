@@ -37,3 +37,8 @@ def error_body(failure: Failure, request_id: str) -> bytes:
             "request_id": request_id,
         }
     )
+
+
+def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
+    """Source: "Streaming messages", error events."""
+    return b"event: error\ndata: %b\n\n" % error_body(failure, request_id)

@@ -22,6 +22,7 @@ class Endpoint:
     `dialect` is "" where several dialects share the path. `source` says where the model is named; for "path", `model`
     is its decoded name and path[span[0]:span[1]] its bytes. `replay`: an inference POST that may be sent once more if
     a reused connection died before a single response byte (`stateless`: only if the body asks for no stored state).
+    `streams_usage`: its streams report the usage only where `stream_options` ask for it.
     """
 
     dialect: str
@@ -29,11 +30,13 @@ class Endpoint:
     source: Source
     replay: bool = False
     stateless: bool = False
+    streams_usage: bool = False
     model: str | None = None
     span: tuple[int, int] = (0, 0)
 
 
 _BODY = Endpoint("openai", "inference", "body", replay=True)
+_COMPLETIONS = Endpoint("openai", "inference", "body", replay=True, streams_usage=True)
 _BODY_ONCE = Endpoint("openai", "inference", "body")
 _FORM = Endpoint("openai", "inference", "form")
 _MESSAGES = Endpoint("anthropic", "inference", "body", replay=True)
@@ -49,8 +52,8 @@ UNKNOWN: Final = Endpoint("", "unknown", "none")
 
 # POST, behind /v1. OpenAI API reference; rerank as Jina, Cohere and vLLM have it; fim and ocr are Mistral's.
 _POST: Final[dict[bytes, Endpoint]] = {
-    b"chat/completions": _BODY,
-    b"completions": _BODY,
+    b"chat/completions": _COMPLETIONS,
+    b"completions": _COMPLETIONS,
     b"embeddings": _BODY,
     b"moderations": _BODY,
     b"rerank": _BODY,

@@ -39,3 +39,8 @@ def error_body(failure: Failure, request_id: str) -> bytes:
             }
         }
     )
+
+
+def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
+    """The body as an event: the SDK raises on an `error` in any."""
+    return b"data: %b\n\n" % error_body(failure, request_id)

@@ -25,14 +25,24 @@ _CODES: Final = {
 
 def error_body(failure: Failure, request_id: str) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
+    return orjson.dumps({"error": _error(failure)})
+
+
+def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
+    """The body as an event: the SDK raises on an `error` in any. Those of the Responses API are named, and say the
+    same once more where its reference ("Streaming events", `error`) has it."""
+    error = _error(failure)
+    if not path.endswith(b"/responses"):
+        return b"data: %b\n\n" % orjson.dumps({"error": error})
+    data = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
+    return b"event: error\ndata: %b\n\n" % orjson.dumps({**data, "error": error})
+
+
+def _error(failure: Failure) -> dict[str, str | None]:
     kind = failure.kind
-    return orjson.dumps(
-        {
-            "error": {
-                "message": failure.message,
-                "type": "invalid_request_error" if kind.status < 500 else "server_error",
-                "param": failure.param,
-                "code": _CODES.get(kind.code, kind.code),
-            }
-        }
-    )
+    return {
+        "message": failure.message,
+        "type": "invalid_request_error" if kind.status < 500 else "server_error",
+        "param": failure.param,
+        "code": _CODES.get(kind.code, kind.code),
+    }

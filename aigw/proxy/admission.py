@@ -30,6 +30,7 @@ MOST_HOLES: Final = 8
 MODEL: Final = Member("model")
 # Bodies up to this length are searched for their model in lower case, which copies them.
 MAX_PLAIN: Final = 32 * 1024
+_LIKE_ASCII: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-", b"latin", b"windows-125", b"cp125")
 _FOREVER: Final = float("inf")
 
 
@@ -48,6 +49,7 @@ class Admission:
         "expires",
         "failure",
         "head",
+        "is_counted",
         "is_head",
         "is_listing",
         "is_special",
@@ -69,6 +71,7 @@ class Admission:
         self.source = "none"
         self.failure: Failure | None = None
         self.expires = _FOREVER  # epoch seconds: from then on the key has to be looked at again
+        self.is_counted = False  # whether the answer may say what it used, and is not one that was counted before
         self.is_listing = False  # GET /v1/models and the like
         self.is_special = True  # whether it may be answered without an upstream
         self.keeps_state = False  # whether the body may ask the provider to keep state
@@ -266,6 +269,7 @@ def admit(snapshot: Snapshot, head: RequestHead, wall: float) -> Admission:
     admission.source = _source(found, head)
     admission.is_listing = found.rule.by_model and endpoint.kind == "models"
     admission.is_special = admission.is_listing or head.line.path in PROBES
+    admission.is_counted = endpoint.kind == "inference" or (endpoint.kind == "unknown" and head.line.method == "POST")
     admission.keeps_state = endpoint.stateless
     admission.total = found.rule.total or snapshot.timeouts.total
     if admission.source in ("body", "form") and head.content_encoding not in (b"", b"identity"):
@@ -274,7 +278,23 @@ def admit(snapshot: Snapshot, head: RequestHead, wall: float) -> Admission:
             UNSUPPORTED_ENCODING,
             "the body is compressed, but the gateway has to read its `model`; send it without content-encoding",
         )
+    elif admission.source == "body" and not _is_like_ascii(head.content_type):
+        admission.is_special = True
+        admission.failure = Failure(UNSUPPORTED_ENCODING, "JSON is UTF-8 (RFC 8259 section 8.1); send no other charset")
     return admission
+
+
+def _is_like_ascii(content_type: bytes) -> bool:
+    """Whether a reader who obeys the charset sees the same names as one who takes JSON for the UTF-8 it has to be.
+
+    Usual ones that contain ASCII are let pass, since HTTP clients write them without being asked. In others the bytes
+    of a text may spell another `model` (UTF-7: `+AG0-odel`).
+    """
+    for parameter in content_type.lower().split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        if name.strip(b" \t") == b"charset" and not value.strip(b" \t\"'").startswith(_LIKE_ASCII):
+            return False
+    return True
 
 
 def _source(found: Match, head: RequestHead) -> str:
@@ -296,7 +316,7 @@ def model_of_json(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
     Most bodies are short and have the text `"model"` once, in whatever case, and no escape that could spell it: then
     the member that the object has is the only one. The others are looked at in full.
     """
-    if len(whole) <= MAX_PLAIN and b"\\u" not in whole and whole.lower().count(b'"model"') == 1:
+    if len(whole) <= MAX_PLAIN and whole.find(b"\\u") < 0 and whole.lower().count(b'"model"') == 1:
         try:
             members = orjson.loads(whole)
         except orjson.JSONDecodeError:

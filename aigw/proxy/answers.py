@@ -12,6 +12,7 @@ from aigw.providers import DIALECTS, openai
 
 if TYPE_CHECKING:
     from aigw.config.snapshot import GatewaySpec, Key
+    from aigw.proxy.admission import Admission
     from aigw.proxy.exchange import Exchange
 
 # Answered before any rule.
@@ -100,3 +101,9 @@ def error(failure: Failure, dialect: str, request_id: bytes) -> tuple[bytes, lis
     if failure.allow is not None:
         lines.append(b"allow: " + failure.allow.encode())
     return body, lines
+
+
+def error_event(failure: Failure, admission: Admission, request_id: bytes) -> bytes:
+    """The event that ends a stream which is cut, in the client's dialect."""
+    dialect = DIALECTS[admission.dialect or openai.NAME]
+    return dialect.error_event(failure, request_id.decode(), admission.found.path)

@@ -19,20 +19,22 @@ from aigw.errors import (
     REQUEST_TIMEOUT,
     Failure,
 )
-from aigw.forward import forwarded, request_message, request_prefix, response_prefix
+from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_length
 from aigw.ledger import describe, record
-from aigw.proxy import answers
+from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found, keeps_state, model_of_form, model_of_json, too_large, with_model
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
 from aigw.wire.head import ResponseHead
+from aigw.wire.jsonspan import include_usage
 from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
     from aigw.config.snapshot import Candidate
     from aigw.gateway import Gateway
+    from aigw.providers.tap import Tap
     from aigw.proxy.client import ClientConnection
     from aigw.proxy.pool import Pool
     from aigw.proxy.upstream import UpstreamConnection
@@ -77,6 +79,7 @@ class Exchange:
         "head_at",
         "model",
         "more",
+        "patched",
         "replayable",
         "replayed",
         "request_id",
@@ -85,6 +88,7 @@ class Exchange:
         "snapshot",
         "started",
         "status",
+        "tap",
         "upload",
         "upstream",
         "waits_in",
@@ -111,9 +115,11 @@ class Exchange:
         self.upload: Upload | None = None  # where it was not all there at once
         self.replayable = True
         self.replayed = False  # then only a connection that was not used before will do
+        self.patched = False  # it asks for the usage in a stream, which the client did not
         # what was answered
         self.status = 0  # sent to the client; 0 while nothing was
         self.response: ResponseHead | None = None
+        self.tap: Tap | None = None  # reads what the answer says it used
         self.bytes_in = 0
         self.bytes_out = 0
         self.ended = False
@@ -178,6 +184,11 @@ class Exchange:
         candidate = self._decide(model)
         if candidate is None:
             return
+        if candidate.injects and self.admission.found.endpoint.streams_usage:
+            asking = include_usage(whole, members)
+            if asking is not None:
+                self.patched = True
+                whole = asking
         if candidate.renamed and candidate.sent is not None:
             whole = with_model(whole, members, candidate.sent)
         self.whole = whole
@@ -265,6 +276,9 @@ class Exchange:
             admission.prefix = request_prefix(self.snapshot, admission.found, candidate, admission.head)
             admission.described = describe(admission, candidate, self.model)
             admission.candidate = candidate
+        prefix = admission.prefix
+        if self.patched:
+            prefix = request_prefix(self.snapshot, admission.found, candidate, admission.head, patched=True)
         whole = self.whole
         length: int | None = len(whole)
         if self.upload is not None and not whole:
@@ -279,7 +293,7 @@ class Exchange:
             more = forwarded(more, candidate.target)
         upstream.exchange = self
         upstream.transport.write(
-            request_message(admission.prefix, self.request_id, more, admission.head.line.method, length, whole)
+            request_message(prefix, self.request_id, more, admission.head.line.method, length, whole)
         )
         client = self.client
         if self.body is not UPLOADED:
@@ -341,8 +355,6 @@ class Exchange:
         assert candidate is not None
         self.head_at = now
         self.response = response
-        self.status = response.status
-        self.bytes_out = len(body)
         if framing == CLOSE_BODY or self.admission.head.close or self.body is not UPLOADED:
             client.close_wanted = True
             client.break_resets = framing == CLOSE_BODY
@@ -350,12 +362,17 @@ class Exchange:
             response.prefix = response_prefix(response, candidate, says_aigw=self.snapshot.says_aigw)
             response.candidate = candidate
         said = self._timing() if self.snapshot.says_timing else b""
+        prefix = response.prefix
         if framing == CHUNKED_BODY:
             said += b"transfer-encoding: chunked\r\n"
+            if response.length >= 0:  # it was patched, and is not so long any more
+                prefix = without_length(prefix)
         if client.close_wanted:
             said += b"connection: close\r\n"
+        self.status = response.status  # only now: from here on there is no other answer
+        self.bytes_out = len(body)
         client.state = RELAYING
-        client.transport.write(b"".join((response.prefix, said, b"x-request-id: ", self.request_id, END, body)))
+        client.transport.write(b"".join((prefix, said, b"x-request-id: ", self.request_id, END, body)))
         if not client.write_paused:
             client.runs = AWAITING_MORE
             client.deadline = now + candidate.idle
@@ -456,13 +473,27 @@ class Exchange:
 
     def fail(self, failure: Failure) -> None:
         """The exchange cannot go on: answer if nothing was relayed yet, else break visibly."""
+        upstream = self.upstream
         self._let_go()
         if not self.status:
             self.reply(failure)
             return
+        if upstream is not None and upstream.between_events():
+            self._say(failure)
         end = failure.kind.end
         self._record(end if end == "stalled" else "cut", failure, monotonic())
         self.client.cut()
+
+    def _say(self, failure: Failure) -> None:
+        """In a stream of a dialect, an event of its own says what broke it: the last thing before the break."""
+        response = self.response
+        admission = self.admission
+        candidate = self.candidate
+        assert response is not None
+        assert candidate is not None
+        if admission.head.line.minor and candidate.target.upstream.dialects and taps.is_stream(response):
+            event = answers.error_event(failure, admission, self.request_id)
+            self.relay(b"%x\r\n%b\r\n" % (len(event), event))
 
     def dial_failed(self, failure: Failure) -> None:
         self.waits_in = None
@@ -474,10 +505,10 @@ class Exchange:
         The one replay that needs no configuration: such a connection was most likely closed before the request was
         seen, so the request goes out once more, on a fresh connection, if it may be sent twice at all.
         """
-        self.upstream = None
         candidate = self.candidate
         assert candidate is not None
         if unseen and self._may_replay():
+            self.upstream = None
             self.replayed = True
             self._acquire(candidate)
             return

@@ -164,7 +164,7 @@ class ResponseHead:
     """One response's head. `length` is -1 where none was said; which body follows is `framing.body_of`'s decision.
 
     Heads that repeat are one object (see `ResponseParser`). `candidate` and `prefix` remember what was written to a
-    client for it (see `Exchange.respond`).
+    client for it (see `Exchange.respond`), `way` how its body is read.
     """
 
     __slots__ = (
@@ -184,6 +184,7 @@ class ResponseHead:
         "reason",
         "request_id",
         "status",
+        "way",
     )
 
     def __init__(self, minor: int, status: int, reason: bytes) -> None:
@@ -203,6 +204,7 @@ class ResponseHead:
         self.content_encoding = b""
         self.candidate: object = None
         self.prefix = b""
+        self.way = -1  # how its usage is read (see `proxy.taps`); -1 until that was asked
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status} length {self.length} chunked {self.chunked}>"

@@ -280,12 +280,33 @@ def test_defaults() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "usage"),
+    [
+        ("{provider: mock}", "inject"),
+        ("{provider: openai}", "inject"),
+        ("{provider: openai, targets: [{url: 'https://api.openai.com/v1'}]}", "inject"),
+        ("{provider: openai, targets: [{url: 'http://10.0.0.1/v1'}]}", "as_reported"),
+        (
+            "{provider: openai, targets: [{url: 'https://api.openai.com/v1'}, {url: 'http://10.0.0.1/v1'}]}",
+            "as_reported",
+        ),
+        ("{provider: openai, targets: [{url: 'http://10.0.0.1/v1'}], usage: inject}", "inject"),
+        ("{provider: openai, usage: as_reported}", "as_reported"),
+        ("{provider: azure, targets: [{url: 'https://api.openai.com/v1'}]}", "as_reported"),
+        ("{provider: anthropic}", "as_reported"),
+    ],
+)
+def test_whom_streams_are_asked_for_their_usage(text: str, usage: str) -> None:
+    assert upstream(text)["usage"] == usage
+
+
 def test_defaults_of_an_upstream() -> None:
     assert upstream("{provider: openai, api_key: client}") == {
         "provider": "openai",
         "dialects": ["openai"],
         "api_key": "client",
-        "usage": "as_reported",
+        "usage": "inject",
         "balance": "round_robin",
         "headers": {},
         "timeouts": {
@@ -534,7 +555,6 @@ def test_an_example_of_every_feature_is_refused_for_what_is_to_come_only() -> No
     assert [line.partition(" ")[2].partition(": ")[0] for line in found] == [
         "usage_store",
         "prices",
-        "upstreams.vllm.usage",
         "upstreams.vllm.health",
         "upstreams.vllm.eject",
         "gateways.default.keys.demo.limits",

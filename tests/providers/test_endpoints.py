@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aigw.providers.endpoints import UNKNOWN, Endpoint, base_url_hint, classify, replace_model, without_version
 
 BODY = Endpoint("openai", "inference", "body", replay=True)
+COMPLETIONS = Endpoint("openai", "inference", "body", replay=True, streams_usage=True)
 ONCE = Endpoint("openai", "inference", "body")
 FORM = Endpoint("openai", "inference", "form")
 MESSAGES = Endpoint("anthropic", "inference", "body", replay=True)
@@ -24,9 +25,9 @@ UNKNOWN_POST = Endpoint("", "unknown", "body")
     ("method", "path", "endpoint"),
     [
         # inference: what SDKs of all providers post
-        ("POST", b"/v1/chat/completions", BODY),
-        ("POST", b"/openai/v1/chat/completions", BODY),
-        ("POST", b"/v1/completions", BODY),
+        ("POST", b"/v1/chat/completions", COMPLETIONS),
+        ("POST", b"/openai/v1/chat/completions", COMPLETIONS),
+        ("POST", b"/v1/completions", COMPLETIONS),
         ("POST", b"/v1/embeddings", BODY),
         ("POST", b"/v1/moderations", BODY),
         ("POST", b"/v1/rerank", BODY),

@@ -354,8 +354,13 @@ def test_what_came_before_the_cut_arrives(client: OpenAI, failure: str) -> None:
     )
     texts = [next(stream).choices[0].delta.content for _ in range(9)]
     assert texts[1:] == ["The", " mock", " provider", " answers", " with", " the", " same", " text"]
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(openai.APIError) as caught:
         next(stream)
+    if failure == "cut-between":  # where an event may stand, the gateway says what happened
+        assert caught.value.message == "the upstream broke off in the middle of its answer"
+        assert caught.value.code == "upstream_cut"
+    else:
+        assert isinstance(caught.value, openai.APIConnectionError)
 
 
 def test_an_error_event_is_relayed(client: OpenAI) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aigw.wire.jsonspan import DuplicateMember, InvalidJSON, Member, load, replace
+from aigw.wire.jsonspan import DuplicateMember, InvalidJSON, Member, include_usage, load, replace
 
 # The same examples each time, and no clock that a busy machine could trip over.
 STEADY = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -209,6 +211,7 @@ def test_a_large_body_with_an_image(at_start: bool) -> None:
         pytest.param(b'{"model":"a"', "no valid JSON: .*at character 12", id="cut"),
         pytest.param(b'{"model":"a",}', "no valid JSON: .*at character ", id="comma too many"),
         pytest.param(b'{"model":NaN}', "no valid JSON: .*at character 9", id="NaN"),
+        pytest.param(b'{"model":1e400}', "no valid JSON: .*at character 9", id="number beyond a double"),
         pytest.param(b'{"model":"\\ud800"}', "no valid JSON: ", id="lone surrogate"),
         pytest.param(b'\xef\xbb\xbf{"model":"a"}', "no valid JSON: ", id="byte order mark"),
         pytest.param(b'{"model":"\xff"}', "no valid JSON: .*UTF-8", id="not UTF-8"),
@@ -262,3 +265,186 @@ def test_hostile_bodies_of_200_kb(unit: bytes) -> None:
     assert body[slice(*span)] == b'"m"'
     with pytest.raises(DuplicateMember):
         load(body[:-1] + b',"model":1}', MODEL)
+
+
+# --------------------------------------------------------------------------------------- stream_options.include_usage
+
+PLAIN_NAMES = ("stream", "stream_options", "messages", "prompt", "include_usage")
+UNRELATED = STRINGS.filter(lambda name: json.loads(name) not in PLAIN_NAMES)
+
+
+@st.composite
+def nested_decoy(draw: st.DrawFn, value: st.SearchStrategy[str]) -> str:
+    """An object whose members have the names that matter, where they do not."""
+    names = st.sampled_from(PLAIN_NAMES).flatmap(string) | UNRELATED
+    return "{" + (",".join(draw(st.lists(item(names, value), max_size=3))) or draw(SPACE)) + "}"
+
+
+DECOY_VALUES = st.recursive(SCALARS, lambda value: array(value) | nested_decoy(value), max_leaves=6)
+
+
+@st.composite
+def object_of(draw: st.DrawFn, items: list[str], others: st.SearchStrategy[str]) -> str:
+    """An object of these items in any order, among others of other names."""
+    items = draw(st.permutations(items + draw(st.lists(item(UNRELATED, others), max_size=2))))
+    return f"{{{','.join(items) or draw(SPACE)}}}"
+
+
+@st.composite
+def request_of(draw: st.DrawFn, options: st.SearchStrategy[str] | None, stream: str = "true", asks: bool = True) -> str:
+    """A request with `stream_options` (None: without), in any spelling."""
+    items = [draw(item(string("stream"), st.just(stream)))]
+    if asks:
+        items.append(draw(item(st.sampled_from(["messages", "prompt"]).flatmap(string), DECOY_VALUES)))
+    if options is not None:
+        items.append(draw(item(string("stream_options"), options)))
+    return f"{draw(SPACE)}{draw(object_of(items, DECOY_VALUES))}{draw(SPACE)}"
+
+
+@st.composite
+def flags(draw: st.DrawFn, include: str | None) -> str:
+    """The value of `stream_options`: flags and texts, with `include_usage` or (None) without it."""
+    items = [] if include is None else [draw(item(string("include_usage"), st.just(include)))]
+    return draw(object_of(items, SCALARS))
+
+
+SAYS_NO = st.sampled_from([None, "false", "null"]).flatmap(flags) | st.just("null")
+
+
+def with_usage(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "stream_options": {**(document.get("stream_options") or {}), "include_usage": True}}
+
+
+@STEADY
+@given(request_of(None) | request_of(SAYS_NO))
+def test_include_usage_changes_the_document_by_itself_alone(text: str) -> None:
+    body = text.encode()
+    document = orjson.loads(body)
+    patched = include_usage(body, document)
+    assert patched is not None
+    after = orjson.loads(patched)
+    assert after == with_usage(document)
+    assert list(after) == list(with_usage(document))
+    # One piece differs, and outside of it every byte is the client's, in its order.
+    front = next((i for i, (a, b) in enumerate(zip(body, patched, strict=False)) if a != b), len(body))
+    back = 0
+    while back < len(body) - front and body[-1 - back] == patched[-1 - back]:
+        back += 1
+    assert body[front : len(body) - back] in (b"", *(value[:n] for value in (b"false", b"null") for n in range(1, 6)))
+    # What was added is counted and asked for: a second pass finds nothing to do.
+    assert include_usage(patched, after) is None
+
+
+@STEADY
+@given(
+    request_of(flags("true"))  # the client asked for it itself
+    | request_of(None, stream="false")
+    | request_of(SAYS_NO, stream="1")
+    | request_of(SAYS_NO, stream='"true"')
+    | request_of(SAYS_NO, asks=False)
+    | request_of(flags("0") | flags("1") | flags('"yes"') | flags("-0.0"))
+    | request_of(st.sampled_from(["true", "false", "0", '""', "[]", '[{"include_usage":false}]']))
+)
+def test_include_usage_leaves_alone_what_is_not_its_own(text: str) -> None:
+    assert include_usage(text.encode(), orjson.loads(text)) is None
+
+
+CHAT = b'{"stream":true,"messages":[]'
+
+
+@pytest.mark.parametrize(
+    ("body", "patched"),
+    [
+        pytest.param(CHAT + b"}", CHAT + b',"stream_options":{"include_usage":true}}', id="absent"),
+        pytest.param(
+            CHAT + b" } \n", CHAT + b' ,"stream_options":{"include_usage":true}} \n', id="absent, white space"
+        ),
+        pytest.param(
+            b'{"prompt":"a}","stream":true}',
+            b'{"prompt":"a}","stream":true,"stream_options":{"include_usage":true}}',
+            id="legacy completion",
+        ),
+        pytest.param(CHAT + b',"stream_options":null}', CHAT + b',"stream_options":{"include_usage":true}}', id="null"),
+        pytest.param(CHAT + b',"stream_options":{}}', CHAT + b',"stream_options":{"include_usage":true}}', id="empty"),
+        pytest.param(
+            CHAT + b',"stream_options":{ } }', CHAT + b',"stream_options":{ "include_usage":true} }', id="empty, blank"
+        ),
+        pytest.param(
+            CHAT + b',"stream_options":{"include_obfuscation":false}}',
+            CHAT + b',"stream_options":{"include_obfuscation":false,"include_usage":true}}',
+            id="others",
+        ),
+        pytest.param(
+            CHAT + b',"stream_options" : {"include_usage" : false , "x":"}"}}',
+            CHAT + b',"stream_options" : {"include_usage" : true , "x":"}"}}',
+            id="false",
+        ),
+        pytest.param(
+            CHAT + b',"stream_options":{"include_usage":null}}',
+            CHAT + b',"stream_options":{"include_usage":true}}',
+            id="null within",
+        ),
+        pytest.param(
+            CHAT + b',"stream\\u005foptions":{"\\u0069nclude_usage":false}}',
+            CHAT + b',"stream\\u005foptions":{"\\u0069nclude_usage":true}}',
+            id="escaped names",
+        ),
+        pytest.param(
+            b'{"tools":[{"stream_options":{"include_usage":true}}],"prompt":"\\"stream_options\\":{","stream":true}',
+            b'{"tools":[{"stream_options":{"include_usage":true}}],"prompt":"\\"stream_options\\":{","stream":true'
+            b',"stream_options":{"include_usage":true}}',
+            id="nested and quoted only",
+        ),
+    ],
+)
+def test_include_usage(body: bytes, patched: bytes) -> None:
+    assert include_usage(body, orjson.loads(body)) == patched
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(b',"stream_options":{"include_usage":true}', id="asked for"),
+        pytest.param(b',"stream_options":{},"stream_options":{}', id="two options"),
+        pytest.param(b',"stream_options":{"include_usage":true},"stream_opt\\u0069ons":null', id="two, null last"),
+        pytest.param(b',"stream_options":{"include_usage":false,"include_usage":false}', id="two within"),
+        pytest.param(b',"stream_options":{"include_usage":true,"include\\u005fusage":false}', id="two within, escaped"),
+        pytest.param(b',"stream":true', id="two streams"),
+        pytest.param(b',"stream":false,"str\\u0065am":true', id="two streams, escaped"),
+        pytest.param(b',"stream_options":[]', id="array"),
+        pytest.param(b',"stream_options":"include_usage"', id="text"),
+        pytest.param(b',"stream_options":{"include_usage":0}', id="zero is not false"),
+        pytest.param(b',"stream_options":{"include_usage":{}}', id="object within"),
+        pytest.param(b',"stream_options":{"a":[],"include_usage":false}', id="an option that is no flag"),
+    ],
+)
+def test_what_the_provider_has_to_judge_is_left_alone(more: bytes) -> None:
+    body = CHAT + more + b"}"
+    assert include_usage(body, orjson.loads(body)) is None
+
+
+def test_include_usage_after_the_model_was_replaced() -> None:
+    """The document of the body before will do: only names and options are asked of it."""
+    body = CHAT + b',"model":"a","stream_options":{"include_usage":false}}'
+    document = load(body, MODEL)
+    span = MODEL.span(body, document)
+    assert span is not None
+    patched = include_usage(replace(body, span, "a-longer-name"), document)
+    assert patched == body.replace(b'"a"', b'"a-longer-name"').replace(b"false", b"true")
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        pytest.param(b'"a":[' + b",".join([b"[]"] * 500_000) + b"]", id="arrays"),
+        pytest.param(b'"a":{},' * 200_000 + b'"a":0', id="objects of one name"),
+        pytest.param(b'"include_usage":false,' * 100_000 + b'"a":0', id="doubles"),
+    ],
+)
+def test_hostile_options_cost_less_than_their_parsing(inner: bytes) -> None:
+    body = CHAT + b',"stream_options":{' + inner + b"}}"
+    document = orjson.loads(body)
+    begun = time.process_time()
+    assert include_usage(body, document) is None
+    # 2 ms to 100 ms; a walk by brackets or names takes twice that, one that begins anew at each takes minutes.
+    assert time.process_time() - begun < 1
