@@ -17,7 +17,16 @@ from aigw.providers import dialect_of
 from aigw.proxy.answers import PROBES
 from aigw.route import match
 from aigw.wire.fields import ID, LENGTH, MAX_ID, MAX_LINE, PLAIN, REQUEST_ID, VALUE, line_name, request_field
-from aigw.wire.jsonspan import DuplicateMember, InvalidJSON, Member, load, replace
+from aigw.wire.jsonspan import (
+    MAX_THINGS,
+    MAX_VALUES,
+    DuplicateMember,
+    InvalidJSON,
+    Member,
+    has_too_many_values,
+    load,
+    replace,
+)
 from aigw.wire.multipart import BadForm, ModelPart
 
 if TYPE_CHECKING:
@@ -237,7 +246,7 @@ class Admissions:
         head = self._parser.parse(rest, self.snapshot.head_bounds)
         kept = {line_name(line) for line in head.kept}
         # Order matters among lines of one name (RFC 9110 section 5.3), and what Connection names is dropped.
-        if head.drops_named or head.has_length or not kept.isdisjoint(names):
+        if head.named or head.has_length or not kept.isdisjoint(names):
             return
         if head.request_id is not None and REQUEST_ID in holes.values():
             return  # of two ids the last one counts, and that need not be the one that differs
@@ -329,6 +338,12 @@ def model_of_json(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
 
 
 def _model_of_any(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
+    if has_too_many_values(whole):
+        return Failure(
+            BODY_TOO_LARGE,
+            f"the request body has too many values (at most {MAX_VALUES}, of them {MAX_THINGS} texts and "
+            f"{MAX_THINGS} arrays and objects); send them in several requests",
+        )
     try:
         members = load(whole, MODEL)
     except DuplicateMember as error:

@@ -42,6 +42,10 @@ FOREVER: Final = float("inf")
 
 # Pipelined bytes kept while a request is served. The socket is never paused then: a paused one reports no hang-up.
 MAX_PIPELINED: Final = 64 * 1024
+# And this many requests: what is answered without an upstream is answered in one turn of the loop.
+MAX_PIPELINED_REQUESTS: Final = 16
+# Ends the first line of each of them; HTTP/1.0 is the last on its connection. A body may hold it, but hardly does.
+_REQUEST_MARK: Final = b" HTTP/1.1\r\n"
 # SO_LINGER with a time of zero: close() sends RST instead of FIN, so that nobody takes a break for an end.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -51,6 +55,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer_size",
+        "_kept_requests",
         "_memory",
         "_scanned",
         "_serving",
@@ -83,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         # reading
         self.buffer = b""  # an incomplete head, or what came while a request was served
         self._scanned = 0  # how much of an incomplete head was searched for its end
+        self._kept_requests = 0  # pipelined requests that begin in `buffer`
         self._memory = Memory()
         self._serving = False
         self.close_wanted = False
@@ -252,20 +258,24 @@ class ClientConnection(asyncio.Protocol):
         self.buffer = data
         self._scanned = max(len(data) - 3, 0)
         new = data[scanned:]
-        if len(data) > bounds.head:
+        if len(data) > bounds.url + 64 and data.find(b"\n") < 0:  # first: it depends on how much one read brings
+            self.refuse(Failure(URI_TOO_LONG, f"the request target has more than {bounds.url} bytes (bounds.url)"), now)
+        elif len(data) > bounds.head:
             self.refuse(
                 Failure(HEAD_TOO_LARGE, f"the request head has more than {bounds.head} bytes (bounds.head)"), now
             )
-        elif len(data) > bounds.url + 64 and b"\n" not in data:
-            self.refuse(Failure(URI_TOO_LONG, f"the request target has more than {bounds.url} bytes (bounds.url)"), now)
         elif new.count(b"\n") - new.startswith(b"\n") != new.count(b"\r\n"):
             self.refuse(Failure(BAD_REQUEST, "a line of the head ends in LF alone; end lines in CR LF"), now)
 
     def keep(self, data: bytes) -> None:
-        """Keep pipelined bytes; more than the bound is let go, and the connection ends after the running exchange."""
+        """Keep pipelined bytes; more than the bounds is let go, and the connection ends after the running exchange."""
         if self.close_wanted:
             return
-        if len(self.buffer) + len(data) > MAX_PIPELINED:
+        if not self.buffer:
+            self._kept_requests = 0
+        # The end of the buffer may hold the beginning of a mark, but is too short for a whole one.
+        self._kept_requests += (self.buffer[1 - len(_REQUEST_MARK) :] + data).count(_REQUEST_MARK)
+        if len(self.buffer) + len(data) > MAX_PIPELINED or self._kept_requests > MAX_PIPELINED_REQUESTS:
             self.close_wanted = True
             self.buffer = b""
         else:

@@ -41,6 +41,16 @@ _FLAT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^"\s,\]}]++', re.DOTAL
 _FLAT_OBJECT: Final = re.compile(rb'\{(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+\}', re.DOTALL)
 
 
+# Each value is an object in memory: 0.03 us for a number, 0.3 us and 300 bytes for a small object, 0.8 us for a name
+# that has to be told from others of its kind. A body is read in one turn of the loop, so their number is bounded.
+# The largest request for embeddings has 300,000 numbers; a chat has some hundred texts and objects.
+MAX_VALUES: Final = 500_000
+MAX_THINGS: Final = 100_000  # of them texts (names too), and of them arrays and objects
+# Up to this length a body has no room for what would take longer than 50 ms.
+MAX_UNCOUNTED: Final = 512 * 1024
+_NO_MARKS: Final = bytes(i for i in range(256) if i not in b",[{")
+
+
 class InvalidJSON(ValueError):
     """The body is no JSON, or no object."""
 
@@ -154,6 +164,20 @@ def load(body: bytes, *members: Member) -> dict[str, Any]:
     for member in members:
         member.check(body, document)
     return document
+
+
+def has_too_many_values(body: bytes) -> bool:
+    """Whether there are more than `MAX_VALUES`, or more than `MAX_THINGS` texts or arrays and objects.
+
+    Told without reading the body as JSON: for 5 MB of an image or of prose 3 ms, once more that where it is all commas.
+    """
+    if len(body) <= MAX_UNCOUNTED or len(body.translate(None, _NO_MARKS)) <= MAX_THINGS:
+        return False
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # a quote that is left begins or ends a text
+    if bare.count(b'"') > 2 * MAX_THINGS:
+        return True
+    marks = b"".join(bare.split(b'"')[::2]).translate(None, _NO_MARKS)
+    return len(marks) > MAX_VALUES or len(marks) - marks.count(b",") > MAX_THINGS
 
 
 def replace(body: bytes, span: Span, value: object) -> bytes:

@@ -196,8 +196,10 @@ async def test_requests_behind_one_that_takes_time_wait_in_order(raw: bytes) -> 
 async def test_a_thousand_pipelined_requests_are_answered() -> None:
     async with stub() as up, running(serving(up.url)) as gw:
         client = await gw.connect()
-        await client.send(get("/__/ping") * 1000)
-        for _ in range(1000):
+        await client.send(get("/__/ping") * 16)
+        for left in range(1000, 0, -1):
+            if left > 16:
+                await client.send(get("/__/ping"))
             assert (await client.answer()).status == 200
 
 
