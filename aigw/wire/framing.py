@@ -73,7 +73,8 @@ class ChunkObserver:
         except httptools.HttpParserError as error:
             raise BadFraming(f"bad chunked body: {error}") from None
         if not self._done:
-            self._tail = data[-8:] if len(data) > 8 else (self._tail + data)[-8:]
+            # A slice costs more than to keep a short read whole.
+            self._tail = data if 8 <= len(data) <= 1024 else (self._tail + data[-8:])[-8:]
             return False
         # The last chunk is `0` CRLF, trailers CRLF each, CRLF: one blank line, and nothing after it. A CRLF more
         # would show as a second blank line, another message has begun, anything else does not end in one.
