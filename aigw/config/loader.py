@@ -1,4 +1,4 @@
-"""YAML text to plain data, with the place of every key: the only module that knows YAML.
+"""YAML text to plain data, with the place of every key. What YAML means here is said here alone.
 
 Not PyYAML's own constructor, whose YAML 1.1 turns `on`, `12:30`, `010` and dates into something else and keeps the last
 of duplicate keys silently. This one builds from the parser's events (of the C parser where PyYAML has it), in one pass,
