@@ -44,6 +44,7 @@ class Finished(Protocol):
     acquiring_at: float
     sent_at: float
     head_at: float
+    overhead: bytes  # as it was said to the client, b"" where it was not
 
 
 def record(exchange: Finished, client: bytes, end: str, failure: Failure | None, now: float, wall: float) -> bytes:
@@ -60,7 +61,7 @@ def record(exchange: Finished, client: bytes, end: str, failure: Failure | None,
         described = describe(admission, exchange.candidate, exchange.model)
     more = b""
     if exchange.head_at:
-        more = b',"overhead_ms":%.3f' % ((exchange.acquiring_at - started) * 1e3)
+        more = b',"overhead_ms":' + (exchange.overhead or b"%.3f" % ((exchange.acquiring_at - started) * 1e3))
         response = exchange.response
         if response is not None and (response.request_id or response.own_id):
             upstream_id = response.request_id or response.own_id or b""

@@ -57,6 +57,7 @@ class Ended:
     acquiring_at: float = 100.002
     sent_at: float = 100.005
     head_at: float = 100.505
+    overhead: bytes = b""
 
 
 def exchange(

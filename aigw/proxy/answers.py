@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from aigw.errors import MODEL_NOT_FOUND, Failure
+from aigw.admit import PROBES as PROBES
+from aigw.admit import is_probe, listed, unlisted
+from aigw.errors import Failure
 from aigw.providers import DIALECTS, openai
 
 if TYPE_CHECKING:
+    from aigw.admit import Admission
     from aigw.config.snapshot import GatewaySpec, Key
-    from aigw.proxy.admission import Admission
     from aigw.proxy.exchange import Exchange
 
-# Answered before any rule.
-OWN: Final = frozenset({b"/__/ping", b"/__/healthz", b"/__/readyz"})
-# Answered unless a rule names the path exactly. Agents probe `HEAD /` and `/api/hello` before they talk.
-PROBES: Final = OWN | {b"/healthz", b"/livez", b"/readyz", b"/", b"/api/hello"}
 _READY: Final = frozenset({b"/__/readyz", b"/readyz"})
 _OK: Final = b'{"status":"ok"}'
 _DRAINING: Final = b'{"status":"draining"}'
@@ -27,15 +24,9 @@ _DRAINING: Final = b'{"status":"draining"}'
 def probe(exchange: Exchange) -> bool:
     """Answer a probe; False where the path is a rule's business. Probes are not logged."""
     head = exchange.admission.head
-    path = head.line.path
-    method = head.line.method
-    if method not in ("GET", "HEAD") or (path == b"/" and method != "HEAD"):
+    if not is_probe(exchange.snapshot, head):
         return False
-    if path not in OWN:
-        gateway = exchange.snapshot.find_gateway(head.host)
-        if gateway is not None and any(rule.exact == path for rule in gateway.rules):
-            return False
-    ready = not (exchange.gateway.draining and path in _READY)
+    ready = not (exchange.gateway.draining and head.line.path in _READY)
     exchange.answer(200 if ready else 503, _OK if ready else _DRAINING, [], end="")
     return True
 
@@ -47,16 +38,13 @@ def models(exchange: Exchange) -> Failure | None:
     """
     found = exchange.admission.found
     key = exchange.admission.key
+    name = listed(found)
+    if name:
+        failure = unlisted(found, key)
+        if failure is None:
+            exchange.answer(200, orjson.dumps(_described(name)), [])
+        return failure
     names = usable(found.gateway, key)
-    _, _, wanted = found.path.partition(b"/models")
-    if len(wanted) > 1:
-        name = unquote_to_bytes(wanted[1:]).decode("utf-8", "replace")
-        allowed = key is None or key.allows(name)
-        if not allowed or found.gateway.find_model(name) is None:
-            message = f"the model {name!r} does not exist here; GET /v1/models lists those that do"
-            return Failure(MODEL_NOT_FOUND, message, "model")
-        exchange.answer(200, orjson.dumps(_described(name)), [])
-        return None
     data = [_described(name) for name in names]
     body = {
         "object": "list",

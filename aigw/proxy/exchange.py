@@ -81,6 +81,7 @@ class Exchange:
         "head_at",
         "model",
         "more",
+        "overhead",
         "patched",
         "replayable",
         "replayed",
@@ -130,6 +131,7 @@ class Exchange:
         self.acquiring_at = 0.0
         self.sent_at = 0.0
         self.head_at = 0.0
+        self.overhead = b""  # milliseconds until the upstream was turned to, once they were said
 
     def __repr__(self) -> str:
         return f"<Exchange {self.admission.head.line!r} {self.client.state.value} {self.body.value}>"
@@ -389,10 +391,11 @@ class Exchange:
             upstream = self.upstream
             what = b"queue" if upstream is not None and upstream.served else b"connect"
             waited = b"%b;dur=%.1f, " % (what, (sent_at - acquiring_at) * 1e3)
-        return b"server-timing: %bfirst-byte;dur=%.1f, overhead;dur=%.3f\r\n" % (
+        overhead = self.overhead = b"%.3f" % ((acquiring_at - self.started) * 1e3)
+        return b"server-timing: %bfirst-byte;dur=%.1f, overhead;dur=%b\r\n" % (
             waited,
             (self.head_at - sent_at) * 1e3,
-            (acquiring_at - self.started) * 1e3,
+            overhead,
         )
 
     def inform(self, response: ResponseHead) -> None:

@@ -212,7 +212,12 @@ class UpstreamConnection(asyncio.Protocol):
             way = response.way
             if (
                 way
-                and (way != BODY or missing or body.find(USAGE) >= 0 or body.find(META) >= 0)
+                and (
+                    way != BODY
+                    or missing
+                    or body.find(USAGE) >= 0
+                    or (not self.target.upstream.private and body.find(META) >= 0)
+                )
                 and taps.tap(exchange, response)
             ):
                 taps.feed(exchange, body)
