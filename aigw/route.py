@@ -83,11 +83,14 @@ def _match(gateway: GatewaySpec, line: RequestLine) -> Match | Failure:
         )
     path = line.path[rule.strip :] or b"/"
     endpoint = classify(line.method, path)
-    if line.canonical is not None and endpoint.kind != "inference":
-        plain = classify(line.method, line.canonical[rule.strip :] or b"/")
-        if plain.kind == "inference":
+    if endpoint.kind != "inference":
+        # Some upstreams decode, fold case or drop a slash at the end: past the model that the key may use.
+        plain = (line.canonical or line.path)[rule.strip :].lower().rstrip(b"/") or b"/"
+        if plain != path and classify(line.method, plain).kind == "inference":
             return Failure(
-                BAD_REQUEST, "the path names a model's API only once it is decoded; send it in its plain form"
+                BAD_REQUEST,
+                "the path names a model's API, but not in its plain form; send it in lower case, without "
+                "a slash at its end and without escapes",
             )
     found = Match(gateway, rule, endpoint, path)
     remember(gateway.matches, (line.method, line.path), found)

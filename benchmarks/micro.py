@@ -23,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import fakes  # the documents that tests are written with
 
 from aigw import ledger
+from aigw.admit import MODEL
 from aigw.config import snapshot
 from aigw.errors import Failure
 from aigw.forward import request_prefix
 from aigw.gateway import Gateway
 from aigw.policies import keys
-from aigw.proxy.admission import MODEL, Memory
+from aigw.proxy.admission import Memory
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.upstream import UpstreamConnection

@@ -258,6 +258,12 @@ def test_a_method_is_checked_on_both_spellings() -> None:
         "/v1/messages;x",
         "/openai/%64eployments/gpt-4o/chat/completions",
         "/openai/deployments/gpt-4o%2Fchat/completions",
+        "/v1/chat/completions/",
+        "/v1/chat/completions//",
+        "/V1/chat/completions",
+        "/v1/Messages",
+        "/v1beta/Models/gpt-4o:generateContent",
+        "/openai/Deployments/gpt-4o/chat/completions",
     ],
 )
 def test_no_spelling_hides_a_model_from_the_gateway(path: str) -> None:

@@ -10,14 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aigw.admit import MODEL as MODEL
-from aigw.admit import Admission as Admission
-from aigw.admit import admit as admit
-from aigw.admit import keeps_state as keeps_state
-from aigw.admit import model_of_form as model_of_form
-from aigw.admit import model_of_json as model_of_json
-from aigw.admit import too_large as too_large
-from aigw.admit import with_model as with_model
+from aigw.admit import Admission, admit
 from aigw.wire.fields import ID, LENGTH, MAX_ID, MAX_LINE, PLAIN, REQUEST_ID, VALUE, line_name, request_field
 
 if TYPE_CHECKING:

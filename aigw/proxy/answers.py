@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from aigw.admit import PROBES as PROBES
 from aigw.admit import is_probe, listed, unlisted
 from aigw.errors import Failure
 from aigw.providers import DIALECTS, openai

@@ -58,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         "_kept_requests",
         "_memory",
         "_scanned",
+        "_sends_on",
         "_serving",
         "address",
         "address_bytes",
@@ -92,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
         self._memory = Memory()
         self._serving = False
         self.close_wanted = False
+        self._sends_on = False  # though no more is read: to close then would take the answer from it
         # writing
         self.write_paused = False
         self.break_resets = False  # the response's end is the connection's end, so a break must not look like one
@@ -270,13 +272,14 @@ class ClientConnection(asyncio.Protocol):
     def keep(self, data: bytes) -> None:
         """Keep pipelined bytes; more than the bounds is let go, and the connection ends after the running exchange."""
         if self.close_wanted:
+            self._sends_on = True
             return
         if not self.buffer:
             self._kept_requests = 0
         # The end of the buffer may hold the beginning of a mark, but is too short for a whole one.
         self._kept_requests += (self.buffer[1 - len(_REQUEST_MARK) :] + data).count(_REQUEST_MARK)
         if len(self.buffer) + len(data) > MAX_PIPELINED or self._kept_requests > MAX_PIPELINED_REQUESTS:
-            self.close_wanted = True
+            self.close_wanted = self._sends_on = True
             self.buffer = b""
         else:
             self.buffer += data
@@ -286,7 +289,10 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         self.total = FOREVER
         if self.close_wanted:
-            self.close()
+            if self._sends_on or self.buffer:
+                self.linger(now)
+            else:
+                self.close()
             return
         self.state = IDLE
         if self.write_paused:

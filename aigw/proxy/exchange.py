@@ -14,6 +14,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from aigw.admit import PROBES, keeps_state, model_of_form, model_of_json, too_large, with_model
 from aigw.config.snapshot import remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
@@ -22,7 +23,7 @@ from aigw.errors import (
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_length
 from aigw.ledger import describe, record
 from aigw.proxy import answers, taps
-from aigw.proxy.admission import Found, keeps_state, model_of_form, model_of_json, too_large, with_model
+from aigw.proxy.admission import Found
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
@@ -170,7 +171,7 @@ class Exchange:
         """Whether it was answered without an upstream: a probe, a refusal, the list of models."""
         admission = self.admission
         failure = admission.failure
-        if admission.head.line.path in answers.PROBES and answers.probe(self):
+        if admission.head.line.path in PROBES and answers.probe(self):
             return True
         if failure is None and admission.is_listing:
             failure = answers.models(self)

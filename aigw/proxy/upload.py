@@ -11,11 +11,11 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from aigw.admit import too_large
 from aigw.errors import BAD_REQUEST, TOO_MUCH_COLLECTED, Failure
-from aigw.proxy.admission import too_large
 from aigw.proxy.states import Body, Deadline
 from aigw.wire.chunked import BadChunk, ChunkDecoder
-from aigw.wire.fields import FORWARDED, request_field
+from aigw.wire.fields import FORWARDED, line_name, request_field
 from aigw.wire.framing import LengthDecoder
 from aigw.wire.multipart import BadForm, ModelPart
 from aigw.wire.reply import CONTINUE
@@ -203,7 +203,17 @@ class Upload:
             return payload
         framed = b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
         if reader.done:
-            # Trailers that frame, route or authenticate are no trailers (RFC 9110 section 6.5.1).
-            trailers = [line for line in reader.trailers if request_field(line) is FORWARDED]
-            framed += b"0\r\n%b\r\n" % b"".join(line + b"\r\n" for line in trailers)
+            framed += b"0\r\n%b\r\n" % b"".join(line + b"\r\n" for line in self._trailers())
         return framed
+
+    def _trailers(self) -> list[bytes]:
+        """Those that go on: none that frames, routes or authenticates (RFC 9110 section 6.5.1), none that Connection
+        named (section 7.6.1), and none that the target's own headers set, which a reader might merge with them."""
+        exchange = self._exchange
+        assert exchange.candidate is not None
+        named, removed = exchange.admission.head.named, exchange.candidate.target.removed
+        return [
+            line
+            for line in self._reader.trailers
+            if request_field(line) is FORWARDED and (name := line_name(line)) not in named and name not in removed
+        ]

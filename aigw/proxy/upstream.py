@@ -201,11 +201,12 @@ class UpstreamConnection(asyncio.Protocol):
         body = data[end + 4 :]
         if response.is_plain and not exchange.admission.is_head and not exchange.patched:
             missing = response.length - len(body)
-            if missing < 0:
-                raise BadFraming("bytes after the end of its body")
-            self._response = response
-            self._framing = LENGTH_BODY
-            self._missing = missing
+            if missing:
+                if missing < 0:
+                    raise BadFraming("bytes after the end of its body")
+                self._response = response
+                self._framing = LENGTH_BODY
+                self._missing = missing
             now = monotonic()
             exchange.respond(response, body, LENGTH_BODY, now)
             # No tap is needed where all is there and no name of a report in it (0.1 us instead of 1.2).
@@ -222,7 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
             ):
                 taps.feed(exchange, body)
             if not missing and self.exchange is exchange:
-                self._complete(exchange, now)
+                self._give_back(exchange, response, now)
         else:
             self._special(exchange, response, body)
 
@@ -369,26 +370,23 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.inform(response)
 
     def _complete(self, exchange: Exchange, now: float) -> None:
-        """The response is whole: give the connection back before the client's next request wants one."""
-        if self.read_paused:  # for a client that has all it will get from here
-            self.resume_reading()
+        """The response is whole, whose body did not come with its head."""
         response = self._response
-        framing = self._framing
-        self.exchange = None
+        assert response is not None
         self._framing = HEAD
         self._spliced = None
         self._patch = None
+        self._give_back(exchange, response, now)
+
+    def _give_back(self, exchange: Exchange, response: ResponseHead, now: float) -> None:
+        """Give the connection back before the client's next request wants one."""
+        if self.read_paused:  # for a client that has all it will get from here
+            self.resume_reading()
+        self.exchange = None
         self._informational = 0
         self.served += 1
         # Reasons not to use the connection again: it was said to close, or what was sent on it was not taken.
-        if (
-            response is None
-            or response.close
-            or framing == CLOSE_BODY
-            or exchange.body is not UPLOADED
-            or self.write_paused
-            or not self.is_open
-        ):
+        if response.close or exchange.body is not UPLOADED or self.write_paused or not self.is_open:
             self.abort()
         else:
             self.keep_alive = response.keep_alive

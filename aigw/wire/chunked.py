@@ -16,7 +16,7 @@ import re
 from typing import Final
 
 from aigw.errors import Refused
-from aigw.wire.fields import split_line
+from aigw.wire.fields import request_field, split_line
 
 # A size has room for any length that fits a signed 64-bit integer; more is an attempt at overflow.
 MAX_SIZE: Final = 2**63 - 1
@@ -48,8 +48,8 @@ class ChunkDecoder:
     """Decodes one body. After `BadChunk` it is of no more use.
 
     `done` turns True with the last byte of the body; then `rest` is what followed it (the next request, or b"") and
-    `trailers` the trailer lines without their CRLF, each a proper field line. They are *not* to be merged into the
-    head: a trailer may well be called `host` or `content-length` (RFC 9110 section 6.5.1).
+    `trailers` the trailer lines without their CRLF, each one that `request_field` takes. They are *not* to be merged
+    into the head: a trailer may well be called `host` or `content-length` (RFC 9110 section 6.5.1).
     """
 
     __slots__ = ("_extensions", "_held", "_in_trailers", "_left", "_read", "_trailer_size", "done", "rest", "trailers")
@@ -162,6 +162,7 @@ class ChunkDecoder:
                 raise self._bad(position, f"too many trailers; at most {MAX_TRAILER_LINES} lines")
             try:
                 split_line(line[:-2], "trailer line")
+                request_field(line[:-2])  # whoever sends it on will read its value, and must not find it bad then
             except Refused as refused:
                 raise self._bad(position, refused.failure.message) from None
             self.trailers.append(line[:-2])

@@ -106,6 +106,7 @@ _REQUEST_KINDS: Final[dict[bytes, int]] = {
     b"trailer": DROP,
     b"upgrade": DROP,
     b"http2-settings": DROP,
+    b"proxy": DROP,  # no HTTP field, but CGI's HTTP_PROXY: it would say where the upstream's own requests go
 }
 
 _RESPONSE_KINDS: Final[dict[bytes, int]] = {

@@ -12,6 +12,7 @@ rules here are (versions, request targets, Host, transfer codings, sizes).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -21,8 +22,10 @@ from aigw.errors import (
     BAD_REQUEST,
     BAD_VERSION,
     HEAD_TOO_LARGE,
+    METHOD_NOT_ALLOWED,
     UPSTREAM_MALFORMED,
     URI_TOO_LONG,
+    Failure,
     Kind,
     Refused,
     refuse,
@@ -49,7 +52,6 @@ from aigw.wire.fields import (
     REQUEST_ID,
     SENT_ID,
     SET_COOKIE,
-    TOKEN,
     Field,
     digest,
     host_of,
@@ -62,6 +64,14 @@ _V = TypeVar("_V")
 
 # Visible ASCII: what a request target is made of (RFC 3986; a byte above 127 or a blank has to be percent-encoded).
 _TARGET: Final = bytes(range(33, 127))
+# Methods are open (RFC 9110 section 16.1), so any word in upper case is one. Not in lower case: an upstream that folds
+# it takes `get` for GET, past the methods of a rule, and answers `head` without a body. Nor with digits or signs: no
+# registered one has any, but what a reader out of step by a byte takes for one often does.
+_METHOD: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+# They have the upstream send back the request, and with it the credential that the gateway added (RFC 9110 section
+# 9.3.8; TRACK is IIS's name for it).
+_ECHOES: Final = frozenset({b"TRACE", b"TRACK"})
+_USUAL: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT"})
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?#]*)?(\?[^#]*)?")
 # Whole response heads remembered: few, since those that do not repeat pass through here too.
@@ -124,7 +134,6 @@ class RequestHead:
         "content_type",
         "cookies",
         "credentials",
-        "drops_named",
         "expect",
         "has_anthropic",
         "has_gemini",
@@ -134,6 +143,7 @@ class RequestHead:
         "kept",
         "length",
         "line",
+        "named",
         "request_id",
     )
 
@@ -154,7 +164,7 @@ class RequestHead:
         self.content_encoding = b""
         self.has_anthropic = False
         self.has_gemini = False
-        self.drops_named = False  # whether Connection named fields that were dropped
+        self.named: Collection[bytes] = ()  # by Connection, in lower case: dropped, and to be dropped as trailers too
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.line.method} {self.line.path!r} {len(self.kept)} kept>"
@@ -236,7 +246,7 @@ class RequestParser:
         head = RequestHead(line)
         known = self.lines
         hosts = lengths = codings = types = 0
-        options: list[bytes] | None = None
+        options: set[bytes] | None = None
         del lines[0]
         learned: dict[bytes, Field] = {}
         fields = list(map(known.get, lines))
@@ -312,10 +322,14 @@ class RequestParser:
         elif lengths > 1:
             raise refuse(BAD_REQUEST, "more than one content-length; send exactly one (RFC 9110 section 8.6)")
         if options:
-            head.drops_named = True
+            head.named = options
             head.kept = [text for text in kept if line_name(text) not in options]
         if fresh:
-            _second_opinion(httptools.HttpRequestParser(_NOTHING), block, BAD_REQUEST)
+            # llhttp knows only some methods; which one it is makes no difference to the rest of the head.
+            text = block if line.verb in _USUAL else b"GET" + block[len(line.verb) :]
+            if codings:  # it takes a blank behind `chunked`, but not a tab (RFC 9110 section 5.6.3 makes them equal)
+                text = text.replace(b"\t", b" ")
+            _second_opinion(httptools.HttpRequestParser(_NOTHING), text, BAD_REQUEST)
             if len(first) <= MAX_REMEMBERED:
                 _remember(self.firsts, first, line)
             for text, field in learned.items():
@@ -362,7 +376,7 @@ class ResponseParser:
         known = self.lines
         learned: list[tuple[bytes, Field]] | None = None
         lengths = codings = 0
-        options: list[bytes] | None = None
+        options: set[bytes] | None = None
         for text in lines[1:]:
             field = known.get(text)
             if field is None:
@@ -405,12 +419,15 @@ class ResponseParser:
             raise refuse(UPSTREAM_MALFORMED, "the upstream's response head names more than one framing")
         if options:
             # The framing is not for Connection to take away.
-            named = [option for option in options if option != b"content-length"]
+            named = options - {b"content-length"}
             head.kept = [text for text in kept if line_name(text) not in named]
-        if lengths and (head.status < 200 or head.status == 204):
-            # There is no body, and none may be announced (RFC 9110 section 8.6).
+            if b"set-cookie" in named:
+                head.cookies = []
+        if (lengths or codings) and (head.status < 200 or head.status == 204):
+            # There is no body, and none may be announced (RFC 9110 section 8.6, RFC 9112 section 6.1).
             head.kept = [text for text in head.kept if line_name(text) != b"content-length"]
             head.length = 0
+            head.chunked = False
         head.is_plain = head.length > 0 and head.status not in _NOT_PLAIN
         if fresh:
             if head.status >= 200:  # llhttp takes an informational head for a switch of protocols or waits for the next
@@ -440,8 +457,11 @@ def request_line(text: bytes, max_url: int) -> RequestLine:
         if _VERSION.fullmatch(version):
             raise refuse(BAD_VERSION, "this HTTP version is not spoken here; use HTTP/1.1")
         raise refuse(BAD_REQUEST, "bad HTTP version in the request line; use HTTP/1.1")
-    if not method or len(method) > 32 or method.translate(None, TOKEN):
-        raise refuse(BAD_REQUEST, "bad method in the request line; it is a short token such as GET or POST")
+    if not method or len(method) > 32 or method.translate(None, _METHOD):
+        raise refuse(BAD_REQUEST, "bad method in the request line; it is a short word in upper case, like GET or POST")
+    if method in _ECHOES:
+        message = f"{method.decode()} is not served here: its answer would show the credential of the upstream"
+        raise Refused(Failure(METHOD_NOT_ALLOWED, message, allow=b", ".join(sorted(_USUAL)).decode()))
     if len(target) > max_url:
         raise _too_long(max_url)
     if not target or target.translate(None, _TARGET):
@@ -500,7 +520,7 @@ def _status_line(text: bytes) -> tuple[int, int, bytes]:
     return int(found[1]), int(found[2]), found[3] or b""
 
 
-def _connection(head: RequestHead | ResponseHead, value: bytes, options: list[bytes] | None) -> list[bytes] | None:
+def _connection(head: RequestHead | ResponseHead, value: bytes, options: set[bytes] | None) -> set[bytes] | None:
     """Note `close`; return the names of the fields that this Connection field makes hop-by-hop."""
     lowered = value.lower()
     if lowered == b"keep-alive":
@@ -513,8 +533,8 @@ def _connection(head: RequestHead | ResponseHead, value: bytes, options: list[by
         if option == b"close":
             head.close = True
         elif option and option != b"keep-alive":
-            options = options or []
-            options.append(option)
+            options = options or set()
+            options.add(option)
     return options
 
 

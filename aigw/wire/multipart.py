@@ -171,8 +171,10 @@ class ModelPart:
             )
         if b"name*" in parameters or b"\\" in parameters[b"name"]:
             raise self._bad("a part's name with a backslash or as `name*`; readers disagree on what it means")
-        if parameters[b"name"] != b"model" or not parameters.keys().isdisjoint((b"filename", b"filename*")):
+        if parameters[b"name"].lower() != b"model" or not parameters.keys().isdisjoint((b"filename", b"filename*")):
             return False
+        if parameters[b"name"] != b"model":
+            raise self._bad("a part named like the model but for case; readers disagree on it: write `model`")
         if coding is not None and coding not in _UNCODED:
             raise self._bad(
                 "the model part has a content-transfer-encoding; send it as plain text (RFC 7578 section 4.7)"

@@ -308,8 +308,8 @@ async def test_sixteen_requests_are_kept_while_one_is_served(surplus: int) -> No
             else:
                 for _ in range(16):
                     assert (await client.answer()).body == b"GET /y HTTP/1.1"
-                await client.close()
-                await until(lambda: not gw.gateway.clients, "the client gone")
+            await client.close()
+            await until(lambda: not gw.gateway.clients, "the client gone")
 
 
 # answers --------------------------------------------------------------------------------------------------------------

@@ -18,24 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aigw import errors
+from aigw.admit import MAX_PLAIN, Admission, keeps_state, model_of_form, model_of_json, too_large, with_model
 from aigw.config import snapshot
 from aigw.config.snapshot import Resolved, Snapshot
 from aigw.errors import Failure, Kind, Refused
 from aigw.forward import forwarded, request_message, request_prefix
-from aigw.proxy.admission import (
-    MAX_PLAIN,
-    MOST_HOLES,
-    MOST_PATTERNS,
-    Admission,
-    Admissions,
-    Found,
-    Memory,
-    keeps_state,
-    model_of_form,
-    model_of_json,
-    too_large,
-    with_model,
-)
+from aigw.proxy.admission import MOST_HOLES, MOST_PATTERNS, Admissions, Found, Memory
 from aigw.wire.head import RequestParser
 from aigw.wire.multipart import ModelPart
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import pytest
-from fakes import CHAT, Client, Connection, Running, Seen, get, ok, post, running, serving, splicing, stub, until
+from fakes import CHAT, Client, Connection, Running, Seen, deaf, get, ok, post, running, serving, splicing, stub, until
 
 from aigw.proxy.states import State
 
 CHAT_PATH = "/v1/chat/completions"
+STARTED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n"
 ENDS = pytest.mark.parametrize("end", ["FIN", "RST"])
 
 
@@ -190,28 +192,95 @@ async def test_while_idle(end: str) -> None:
         assert len(gw.pool.idle) == 1
 
 
-async def test_a_hundred_aborts_leave_nothing() -> None:
+@ENDS
+async def test_while_its_upstream_is_dialled(end: str) -> None:
+    """The dial goes on, since its connection will be of use; nothing is sent on it."""
+    async with deaf() as address:
+        config = serving(address.url)
+        config["upstreams"]["up"]["timeouts"]["connect"] = 0.5
+        async with running(config) as gw:
+            client = await gw.connect()
+            await client.send(post(CHAT_PATH))
+            await in_state(gw, State.ACQUIRING)
+            assert gw.pool.dialling == 1
+            leave(client, end)
+            await check(gw, 499)
+            assert not gw.pool.waiting
+
+
+@ENDS
+async def test_after_it_was_refused_while_its_body_is_let_go(end: str) -> None:
+    """It was answered, and that is what the record says: nothing of it was at an upstream."""
+    async with stub() as up, running(serving(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post(CHAT_PATH, b"{" * 100, b"expect: what")[:-50])
+        assert (await client.answer()).status == 417
+        await in_state(gw, State.REPLYING)
+        leave(client, end)
+        await until(lambda: not gw.gateway.clients and not gw.open_ends, "nothing left")
+        assert [(record["status"], record["end"]) for record in gw.records] == [(417, "refused")]
+        assert not up.connections
+
+
+@ENDS
+async def test_after_its_upstream_failed_while_its_body_is_let_go(end: str) -> None:
+    async with stub(on_head=_refusing) as up, running(splicing(up.url)) as gw:
+        client = await gw.connect()
+        await client.send(post("/x", b"x" * 1000)[:-500])
+        assert (await client.answer()).status == 502
+        await in_state(gw, State.REPLYING)
+        leave(client, end)
+        await until(lambda: not gw.gateway.clients and not gw.open_ends, "nothing left")
+        assert [(record["status"], record["end"]) for record in gw.records] == [(502, "failed")]
+        assert not up.seen
+
+
+async def _refusing(connection: Connection, seen: Seen) -> None:
+    await connection.send(b"nonsense\r\n\r\n")
+    await connection.gone()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_thousand_aborts_leave_nothing() -> None:
+    """In every state in which an upstream is concerned: while the body is collected or passed on, while the answer is
+    awaited, in its head, in its body."""
     gone: list[Connection] = []
 
     async def handler(connection: Connection, seen: Seen) -> None:
-        await connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        said = {b"/head": b"HTTP/1.1 200 OK\r\nx: ", b"/body": STARTED}
+        await connection.send(said.get(seen.line.split(b" ")[1], b""))
         await connection.gone()
         gone.append(connection)
 
-    async with stub(handler) as up, running(serving(up.url)) as gw:
-        tasks = len(asyncio.all_tasks())
-        clients = [await gw.connect() for _ in range(100)]
-        for client in clients:
-            await client.send(post(CHAT_PATH, CHAT))
-        for index, client in enumerate(clients):
-            await client.read(b"1\r\nx\r\n")
-            leave(client, "RST" if index % 2 else "FIN")
-        await until(lambda: len(gw.lines) == 100, "a hundred records")
-        await until(lambda: len(gone) == 100, "a hundred connections closed")
-        assert {(record["status"], record["end"]) for record in gw.records} == {(200, "client_gone")}
-        await until(lambda: not gw.gateway.clients, "no client")
+    asyncio.get_running_loop().set_debug(False)  # where a thousand connections were opened is not asked here
+    ways = [post("/wait"), post("/head"), post("/body"), post("/body", chunks=[CHAT]), post("/upload")[:-5]]
+    async with stub(handler) as up, running(splicing(up.url)) as gw:
+        tasks, open_before = len(asyncio.all_tasks()), descriptors()
+        for _ in range(20):
+            clients = [await gw.connect() for _ in range(50)]
+            for index, client in enumerate(clients):
+                await client.send(ways[index % len(ways)])
+            await until(lambda: len(up.seen) % 40 == 0 and gw.pool.busy == 50, "fifty exchanges at the upstream")
+            for index, client in enumerate(clients):
+                if index % len(ways) in (2, 3):
+                    await client.read(b"1\r\nx\r\n")
+                leave(client, "RST" if index % 2 else "FIN")
+            await until(lambda: not gw.gateway.clients, "no client")
+            for client in clients:
+                await client.close()
+        await until(lambda: len(gw.lines) == 1000, "a thousand records")
+        await until(lambda: len(gone) == 800, "every connection that was answered on closed")
+        assert {(record["status"], record["end"]) for record in gw.records} == {
+            (200, "client_gone"),
+            (499, "client_gone"),
+        }
+        assert sum(record["status"] == 200 for record in gw.records) == 400
         assert not gw.open_ends
         assert not gw.pool.idle
         assert not gw.gateway.slow
         await until(lambda: len(asyncio.all_tasks()) <= tasks, "no task")
+        await until(lambda: descriptors() <= open_before, "no descriptor")
         assert (await gw.ask(get("/__/ping"))).status == 200

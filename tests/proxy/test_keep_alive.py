@@ -245,3 +245,28 @@ async def test_chunked_bodies_and_what_follows_them_in_one_write() -> None:
         for _ in range(4):
             assert (await client.answer()).status == 200
         assert [seen.line.split()[1] for seen in up.seen] == [b"/a", b"/b", b"/c", b"/d"]
+
+
+async def test_who_goes_on_sending_behind_its_last_request_still_gets_the_answer() -> None:
+    """RFC 9112 section 9.6: closing at once would reset the connection, and take the answer from who has not read it."""
+    go = asyncio.Event()
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await go.wait()
+        await connection.send(ok(b"x" * 50_000))
+
+    async with stub(handler) as up, running(splicing(up.url)) as gw:
+        client = await gw.connect()
+        client.stop_reading()
+        await client.send(get("/x", b"connection: close"))
+        await until(lambda: len(up.seen) == 1, "the request at the upstream")
+        await client.send(get("/y"))
+        (connection,) = gw.gateway.clients
+        await until(lambda: connection.buffer, "what came behind it read")
+        go.set()
+        await until(lambda: connection.exchange is None, "the answer written")
+        await client.send(get("/z"))
+        client.read_on()
+        assert (await client.answer()).body == b"x" * 50_000
+        assert await client.rest() == b""
+        assert len(up.seen) == 1

@@ -121,6 +121,7 @@ def test_what_is_unknown_is_forwarded(name: bytes) -> None:
         b"HTTP2-Settings: AAMAAABkAAQAAP__",
         b"Proxy-Authorization: Basic eDp5",
         b"Proxy-Connection: keep-alive",
+        b"Proxy: http://evil",
         b"proxy-: x",
         b"x-request-id:",
         b"x-request-id: a b",

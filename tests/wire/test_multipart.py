@@ -7,6 +7,7 @@ import itertools
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from smuggling.strict_bodies import form_models
 
 from aigw.wire.multipart import BadForm, ModelPart
 
@@ -87,7 +88,7 @@ def test_found(body: bytes, model: str) -> None:
         pytest.param(FILE + END, True, id="no model part"),
         pytest.param(END, True, id="no part"),
         pytest.param(FILE + END + MODEL, True, id="only in the epilogue"),
-        pytest.param(part(b'"Model"', b"m") + part(b'"model[]"', b"m") + END, True, id="other names"),
+        pytest.param(part(b'"models"', b"m") + part(b'"model[]"', b"m") + END, True, id="other names"),
         pytest.param(FILE + b"--B", False, id="cut behind a boundary"),
         pytest.param(FILE + b"--B-", False, id="cut in the last boundary"),
         pytest.param(MODEL[:-1], False, id="cut in the model"),
@@ -110,6 +111,24 @@ CONTENTS = st.lists(
     st.sampled_from([b"\r\n", b"\r", b"\n", b"--", b"-", b"B", b"--B", b"\r\n-", b"\r\n--A", b"x", b"\r\n\r\n"]),
     max_size=8,
 ).map(b"".join)
+
+
+HEADERS = st.sampled_from(
+    [b"content-disposition: ", b"form-data", b"; name=", b"; filename=", b"model", b"Model", b'"', b"\\", b"*", b"x: y"]
+)
+PIECES = st.sampled_from([b"--B\r\n", b"\r\n--B\r\n", b"--B--", b"\r\n", b"\r\n\r\n", b"x", b"--Bx", b"\n"])
+
+
+@settings(STEADY, max_examples=500)
+@given(st.lists(HEADERS | PIECES | st.just(MODEL) | st.just(FILE), max_size=16).map(b"".join))
+def test_the_model_is_the_only_one_that_a_lenient_reader_could_find(body: bytes) -> None:
+    form = ModelPart(FORM_DATA)
+    try:
+        form.feed(body)
+    except BadForm:
+        return
+    if form.model is not None:
+        assert form_models(b"B", body) == [form.model.encode()]
 
 
 @STEADY
@@ -168,6 +187,8 @@ DISPOSITION = b'Content-Disposition: form-data; name="model"\r\n'
         pytest.param(
             part(b"model", b"bQ==", b"Content-Transfer-Encoding: base64"), "send it as plain text", id="base64"
         ),
+        pytest.param(part(b"Model", b"m"), "like the model but for case", id="another case"),
+        pytest.param(MODEL + part(b'"MODEL"', b"m"), "like the model but for case", id="another case behind it"),
         pytest.param(part(b"model", b"\xff"), "not UTF-8", id="not UTF-8"),
         pytest.param(part(b"model", b"m" * 1025), "longer than 1024 bytes", id="long model"),
         pytest.param(part(b"model", b"m" * 9999)[:1200], "longer than 1024 bytes", id="long model that goes on"),

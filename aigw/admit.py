@@ -1,0 +1,256 @@
+"""What a request may do: from its head to an admission, and from its body to the model it names.
+
+Pure functions of head, snapshot and wall clock. Serving (`proxy`) and explaining (`explain`) use the same; neither a
+socket nor a target is known here. Where it goes from here is decided by `route`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from aigw.errors import BAD_REQUEST, BODY_TOO_LARGE, INVALID_JSON, MODEL_NOT_FOUND, UNSUPPORTED_ENCODING, Failure
+from aigw.policies import keys
+from aigw.providers import dialect_of
+from aigw.route import match
+from aigw.wire.jsonspan import (
+    MAX_THINGS,
+    MAX_VALUES,
+    DuplicateMember,
+    InvalidJSON,
+    Member,
+    has_too_many_values,
+    load,
+    replace,
+)
+from aigw.wire.multipart import BadForm, ModelPart
+
+if TYPE_CHECKING:
+    from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
+    from aigw.wire.head import RequestHead
+
+# Answered by the gateway before any rule.
+OWN: Final = frozenset({b"/__/ping", b"/__/healthz", b"/__/readyz"})
+# Answered by it unless a rule names the path exactly. Agents probe `HEAD /` and `/api/hello` before they talk.
+PROBES: Final = OWN | {b"/healthz", b"/livez", b"/readyz", b"/", b"/api/hello"}
+MODEL: Final = Member("model")
+# Bodies up to this length are searched for their model in lower case, which copies them.
+MAX_PLAIN: Final = 32 * 1024
+_LIKE_ASCII: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-", b"latin", b"windows-125", b"cp125")
+_FOREVER: Final = float("inf")
+
+
+class Admission:
+    """What the head decided. `failure` stands where it may not proceed; `match` and `key` as far as they were found.
+
+    `source` is where the request names its model: "body", "form", "path", or "none" where it is routed without one.
+    `candidate`, `prefix` and `described` remember what was written to target and log for the candidate used
+    last (see `Exchange.connected`).
+    """
+
+    __slots__ = (
+        "candidate",
+        "described",
+        "dialect",
+        "expires",
+        "failure",
+        "head",
+        "is_counted",
+        "is_head",
+        "is_listing",
+        "is_special",
+        "keeps_state",
+        "key",
+        "match",
+        "prefix",
+        "resolved",
+        "source",
+        "total",
+    )
+
+    def __init__(self, head: RequestHead) -> None:
+        self.head = head
+        self.is_head = head.line.method == "HEAD"
+        self.dialect = ""
+        self.match: Match | None = None
+        self.key: Key | None = None
+        self.source = "none"
+        self.failure: Failure | None = None
+        self.expires = _FOREVER  # epoch seconds: from then on the key has to be looked at again
+        self.is_counted = False  # whether the answer may say what it used, and is not one that was counted before
+        self.is_listing = False  # GET /v1/models and the like
+        self.is_special = True  # whether it may be answered without an upstream
+        self.keeps_state = False  # whether the body may ask the provider to keep state
+        self.total: float | None = None  # seconds an exchange may take, where the model does not say
+        # remembered on the way
+        self.resolved: dict[str | None, Resolved] = {}  # by the model asked for
+        self.candidate: Candidate | None = None
+        self.prefix = b""
+        self.described = b""
+
+    @property
+    def found(self) -> Match:
+        """The match, where there is no failure."""
+        assert self.match is not None
+        return self.match
+
+
+def admit(snapshot: Snapshot, head: RequestHead, wall: float) -> Admission:
+    """Gateway, rule, key, encoding: everything that can be decided before the body, but for the body's size."""
+    admission = Admission(head)
+    found = match(snapshot, head)
+    if isinstance(found, Failure):
+        admission.dialect = dialect_of("", head)
+        admission.failure = found
+        return admission
+    admission.match = found
+    endpoint = found.endpoint
+    admission.dialect = dialect_of(endpoint.dialect, head)
+    if found.gateway.auth and not found.rule.public:
+        key = keys.admit(found.gateway, head, wall)
+        if isinstance(key, Failure):
+            admission.failure = key
+            return admission
+        admission.key = key
+        # When a value before the last rotation has ended, this was not it.
+        ends = [at for at in (key.expires, key.previous_until) if at is not None and at > wall]
+        admission.expires = min(ends, default=_FOREVER)
+    admission.source = _source(found, head)
+    admission.is_listing = found.rule.by_model and endpoint.kind == "models"
+    admission.is_special = admission.is_listing or head.line.path in PROBES
+    admission.is_counted = endpoint.kind == "inference" or (endpoint.kind == "unknown" and head.line.method == "POST")
+    admission.keeps_state = endpoint.stateless
+    admission.total = found.rule.total or snapshot.timeouts.total
+    if admission.source in ("body", "form") and head.content_encoding not in (b"", b"identity"):
+        admission.is_special = True
+        admission.failure = Failure(
+            UNSUPPORTED_ENCODING,
+            "the body is compressed, but the gateway has to read its `model`; send it without content-encoding",
+        )
+    elif admission.source == "body" and not _is_like_ascii(head.content_type):
+        admission.is_special = True
+        admission.failure = Failure(UNSUPPORTED_ENCODING, "JSON is UTF-8 (RFC 8259 section 8.1); send no other charset")
+    return admission
+
+
+def _is_like_ascii(content_type: bytes) -> bool:
+    """Whether a reader who obeys the charset sees the same names as one who takes JSON for the UTF-8 it has to be.
+
+    Usual ones that contain ASCII are let pass, since HTTP clients write them without being asked. In others the bytes
+    of a text may spell another `model` (UTF-7: `+AG0-odel`).
+    """
+    for parameter in content_type.lower().split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        if name.strip(b" \t") == b"charset" and not value.strip(b" \t\"'").startswith(_LIKE_ASCII):
+            return False
+    return True
+
+
+def _source(found: Match, head: RequestHead) -> str:
+    if not found.rule.by_model:
+        return "none"
+    endpoint = found.endpoint
+    if endpoint.source in ("path", "none"):
+        return endpoint.source
+    media = head.content_type[:19].lower()
+    if media == b"multipart/form-data" and (endpoint.source == "form" or endpoint.kind == "unknown"):
+        return "form"
+    # A path nobody told us of may carry anything; only JSON is looked into.
+    return "body" if endpoint.kind == "inference" or media[:16] == b"application/json" else "none"
+
+
+def model_of_json(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
+    """The one top-level `model` of a JSON object, None where it names none, and the object.
+
+    Most bodies are short and have the text `"model"` once, in whatever case, and no escape that could spell it: then
+    the member that the object has is the only one. The others are looked at in full.
+    """
+    if len(whole) <= MAX_PLAIN and whole.find(b"\\u") < 0 and whole.lower().count(b'"model"') == 1:
+        try:
+            members = orjson.loads(whole)
+        except orjson.JSONDecodeError:
+            members = None
+        if type(members) is dict:
+            model = members.get("model")
+            if type(model) is str and model:
+                return model, members
+    return _model_of_any(whole)
+
+
+def _model_of_any(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
+    if has_too_many_values(whole):
+        return Failure(
+            BODY_TOO_LARGE,
+            f"the request body has too many values (at most {MAX_VALUES}, of them {MAX_THINGS} texts and "
+            f"{MAX_THINGS} arrays and objects); send them in several requests",
+        )
+    try:
+        members = load(whole, MODEL)
+    except DuplicateMember as error:
+        return Failure(BAD_REQUEST, str(error), "model")
+    except InvalidJSON as error:
+        return Failure(INVALID_JSON, str(error))
+    for name in members:
+        # Readers that fold case (Go's encoding/json) take `Model` for `model`, and the later of the two for the one.
+        if len(name) == 5 and name != "model" and name.lower() == "model":
+            return Failure(BAD_REQUEST, f"the body has a member {name!r}; write `model`, in lower case, once", "model")
+    model = members.get("model")
+    if model is not None and (type(model) is not str or not model):
+        return Failure(BAD_REQUEST, "`model` must be a text that is not empty", "model")
+    return model, members
+
+
+def with_model(whole: bytes, members: dict[str, Any], model: str) -> bytes:
+    """The body with another name in its `model`, every other byte as it was."""
+    span = MODEL.span(whole, members)
+    assert span is not None
+    return replace(whole, span, model)
+
+
+def keeps_state(members: dict[str, Any]) -> bool:
+    """Whether the provider shall store the answer or go on without us: then it must not be asked twice."""
+    return bool(members.get("store") or members.get("background"))
+
+
+def model_of_form(admission: Admission, whole: bytes) -> ModelPart | Failure:
+    """The `model` part of a whole multipart form."""
+    try:
+        form = ModelPart(admission.head.content_type)
+        form.feed(whole)
+    except BadForm as error:
+        return Failure(BAD_REQUEST, str(error))
+    return form
+
+
+def too_large(bound: int) -> Failure:
+    return Failure(BODY_TOO_LARGE, f"the request body has more than {bound} bytes (bounds.body); send a smaller one")
+
+
+def is_probe(snapshot: Snapshot, head: RequestHead) -> bool:
+    """Whether the gateway answers by itself, whatever the admission says; else the path is a rule's business."""
+    path = head.line.path
+    method = head.line.method
+    if path not in PROBES or method not in ("GET", "HEAD") or (path == b"/" and method != "HEAD"):
+        return False
+    if path in OWN:
+        return True
+    gateway = snapshot.find_gateway(head.host)
+    return gateway is None or not any(rule.exact == path for rule in gateway.rules)
+
+
+def listed(found: Match) -> str:
+    """The model that GET /v1/models/NAME asks about; "" for GET /v1/models itself."""
+    _, _, wanted = found.path.partition(b"/models")
+    return unquote_to_bytes(wanted[1:]).decode("utf-8", "replace")
+
+
+def unlisted(found: Match, key: Key | None) -> Failure | None:
+    """Why GET /v1/models/NAME has no answer for this key."""
+    name = listed(found)
+    if not name or ((key is None or key.allows(name)) and found.gateway.find_model(name) is not None):
+        return None
+    return Failure(
+        MODEL_NOT_FOUND, f"the model {name!r} does not exist here; GET /v1/models lists those that do", "model"
+    )
