@@ -8,6 +8,7 @@ Whatever is over a bound is refused with the bound's name, long before all of it
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import socket
 import threading
@@ -345,3 +346,16 @@ def test_an_answer_whose_head_does_not_end(watch: Watch, case: str) -> None:
 
 def test_an_answer_with_a_connection_header_of_thousands_of_names(watch: Watch) -> None:
     assert answer_cost(watch, ok(b"", *OPTIONS))[0] == 200
+
+
+BOMB = b'{"x": "' + b" " * 64 * MIB + b'", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
+
+
+@pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
+def test_an_answer_that_inflates_to_64_megabytes(watch: Watch, kind: bytes) -> None:
+    """It is relayed as it came; what it says it used is read only as far as that is cheap."""
+    body = gzip.compress(BOMB, 9, mtime=0)
+    answer = ok(body, b"content-encoding: gzip").replace(b"application/json", kind)
+    with Upstream(lambda seen: answer) as up:
+        answered = cost(watch, serving(up.url), post(CHAT_PATH, b'{"model": "m"}'))
+        assert (answered[0], answered[2]) == (200, body)

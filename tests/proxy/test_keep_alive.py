@@ -248,7 +248,7 @@ async def test_chunked_bodies_and_what_follows_them_in_one_write() -> None:
 
 
 async def test_who_goes_on_sending_behind_its_last_request_still_gets_the_answer() -> None:
-    """RFC 9112 section 9.6: closing at once would reset the connection, and take the answer from who has not read it."""
+    """RFC 9112 section 9.6: closing at once would reset the connection, and take the answer with it."""
     go = asyncio.Event()
 
     async def handler(connection: Connection, seen: Seen) -> None:
