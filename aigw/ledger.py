@@ -18,7 +18,7 @@ from aigw.errors import Failure
 if TYPE_CHECKING:
     from aigw.config.snapshot import Candidate, Snapshot
     from aigw.providers.tap import Tap
-    from aigw.proxy.admission import Admission
+    from aigw.admit import Admission
     from aigw.wire.head import ResponseHead
 
 # DEL, and U+0080 to U+009F in UTF-8

@@ -105,6 +105,11 @@ class Rig:
         pool.release(self.upstream, monotonic())
         self.count = 0
 
+    def end_turn(self) -> None:
+        """What a turn of the loop ends with; with its records nobody has anything to do here."""
+        self.gateway.outbox.flush()
+        self.records.clear()
+
     def request(self, *more: bytes) -> bytes:
         return b"\r\n".join((b"POST /v1/chat/completions HTTP/1.1", *LINES, *more)) + b"\r\n\r\n" + BODY
 
@@ -138,12 +143,12 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
     def exchange() -> None:
         rig.client.data_received(raw)
         rig.upstream.data_received(ANSWER)
-        rig.records.clear()
+        rig.end_turn()
 
     def fresh_exchange() -> None:
         rig.client.data_received(next(following))
         rig.upstream.data_received(ANSWER)
-        rig.records.clear()
+        rig.end_turn()
 
     def stream() -> None:
         rig.client.data_received(raw)
@@ -152,7 +157,7 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
         for _ in range(50):
             received(EVENT)
         received(b"0\r\n\r\n")
-        rig.records.clear()
+        rig.end_turn()
 
     def last_head(given: bytes) -> Any:
         return gateway.requests.parse(given, config.head_bounds)

@@ -24,6 +24,7 @@ from aigw.errors import (
     Refused,
 )
 from aigw.proxy.admission import Memory
+from aigw.proxy.connection import Connection
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.states import Body, Deadline, State
 
@@ -50,7 +51,7 @@ _REQUEST_MARK: Final = b" HTTP/1.1\r\n"
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Connection):
     """From accept to close. `transport` must not be written to once `state` is CLOSED."""
 
     __slots__ = (
@@ -71,14 +72,12 @@ class ClientConnection(asyncio.Protocol):
         "runs",
         "state",
         "total",
-        "transport",
-        "write_paused",
     )
 
     def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway.outbox)
         # wiring
         self.gateway = gateway
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
         self.address = ""
         self.address_bytes = b""  # for the log
         # state and time: loop-independent monotonic seconds
@@ -95,7 +94,6 @@ class ClientConnection(asyncio.Protocol):
         self.close_wanted = False
         self._sends_on = False  # though no more is read: to close then would take the answer from it
         # writing
-        self.write_paused = False
         self.break_resets = False  # the response's end is the connection's end, so a break must not look like one
         self._buffer_size = 0  # at the last look of the sweep
         # the request that is served
@@ -162,6 +160,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
+        self._gathered = b""
         self.gateway.client_closed(self)
         exchange = self.exchange
         if exchange is not None:
@@ -303,13 +302,17 @@ class ClientConnection(asyncio.Protocol):
         if self.buffer:
             self._serve()
 
+    def forget(self) -> None:
+        """Let go of what was remembered of heads: it belongs to a snapshot that is served no more."""
+        self._memory.pattern = None
+
     # endings ------------------------------------------------------------------------------------------------------
 
     def refuse(self, failure: Failure, now: float) -> None:
         """Answer what was no request at all, then let the rest of it go and close."""
         answer = self.gateway.refusal(failure, self)
         self.state = REPLYING
-        self.transport.write(answer)
+        self.write(answer, now)
         self.linger(now)
 
     def linger(self, now: float) -> None:
@@ -319,6 +322,7 @@ class ClientConnection(asyncio.Protocol):
         self.buffer = b""
         self.total = FOREVER
         self.run(Deadline.LINGER, now + self.gateway.snapshot.timeouts.linger)
+        self.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.transport.resume_reading()
@@ -329,6 +333,7 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         self.total = FOREVER
         self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
+        self.flush()
         self._buffer_size = self.transport.get_write_buffer_size()
         if self._buffer_size:
             self.gateway.slow.add(self)
@@ -344,6 +349,7 @@ class ClientConnection(asyncio.Protocol):
 
     def reset(self) -> None:
         """Close with RST: whoever reads can tell a break from an end. What is still buffered is dropped."""
+        self.flush()
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

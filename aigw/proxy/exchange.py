@@ -27,6 +27,7 @@ from aigw.proxy.admission import Found
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
+from aigw.shared import IN_FLIGHT
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
 from aigw.wire.head import ResponseHead
 from aigw.wire.jsonspan import include_usage
@@ -47,8 +48,6 @@ RELAYING: Final = State.RELAYING
 REPLYING: Final = State.REPLYING
 AWAITING_HEAD: Final = Deadline.FIRST_BYTE
 AWAITING_MORE: Final = Deadline.IDLE
-# The response goes on: the sweep lets `idle` run anew. To read the clock here would cost 0.1 us an event.
-MOVED: Final = 0.0
 COLLECTING: Final = Body.COLLECTING
 UPLOADED: Final = Body.UPLOADED
 
@@ -127,6 +126,7 @@ class Exchange:
         self.bytes_in = 0
         self.bytes_out = 0
         self.ended = False
+        gateway.row[IN_FLIGHT] += 1
         # when, in monotonic seconds; 0.0 is never
         self.started = now
         self.acquiring_at = 0.0
@@ -297,9 +297,7 @@ class Exchange:
         if more:
             more = forwarded(more, candidate.target)
         upstream.exchange = self
-        upstream.transport.write(
-            request_message(prefix, self.request_id, more, admission.head.line.method, length, whole)
-        )
+        upstream.write(request_message(prefix, self.request_id, more, admission.head.line.method, length, whole), now)
         client = self.client
         if self.body is not UPLOADED:
             if not upstream.write_paused:
@@ -377,7 +375,7 @@ class Exchange:
         self.status = response.status  # only now: from here on there is no other answer
         self.bytes_out = len(body)
         client.state = RELAYING
-        client.transport.write(b"".join((prefix, said, b"x-request-id: ", self.request_id, END, body)))
+        client.write(b"".join((prefix, said, b"x-request-id: ", self.request_id, END, body)), now)
         if not client.write_paused:
             client.runs = AWAITING_MORE
             client.deadline = now + candidate.idle
@@ -403,15 +401,18 @@ class Exchange:
         """Pass an informational response on; an HTTP/1.0 client cannot read one (RFC 9110 section 15.2)."""
         if self.admission.head.line.minor and not self.status:
             line = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
-            self.client.transport.write(line + b"".join(text + b"\r\n" for text in response.kept) + b"\r\n")
+            self.client.write(line + b"".join(text + b"\r\n" for text in response.kept) + b"\r\n", monotonic())
 
     def relay(self, data: bytes) -> None:
         """More of the response's body, as it came."""
         client = self.client
         self.bytes_out += len(data)
-        client.transport.write(data)
+        now = monotonic()
+        client.write(data, now)
         if not client.write_paused:
-            client.deadline = MOVED
+            candidate = self.candidate
+            assert candidate is not None
+            client.deadline = now + candidate.idle
 
     def client_paused(self) -> None:
         if self.upstream is not None:
@@ -459,7 +460,7 @@ class Exchange:
         if not whole or self.admission.head.close:
             client.close_wanted = True
         client.state = REPLYING
-        client.transport.write(
+        client.write(
             framed(
                 status,
                 body,
@@ -467,7 +468,8 @@ class Exchange:
                 lines=[b"x-request-id: " + self.request_id, *lines],
                 close=client.close_wanted,
                 head_only=self.admission.is_head,
-            )
+            ),
+            now,
         )
         self._record(end, failure, now)
         if whole:
@@ -533,11 +535,7 @@ class Exchange:
             self._record("client_gone", None, monotonic())
 
     def expired(self, deadline: Deadline, now: float) -> None:
-        """What was awaited did not come in time, or came since the last look."""
-        if self.client.deadline == MOVED and deadline is AWAITING_MORE:
-            assert self.candidate is not None
-            self.client.deadline = now + self.candidate.idle
-            return
+        """What was awaited did not come in time."""
         if deadline is Deadline.CLIENT_WRITE:
             self._let_go()
             self._record("client_slow", None, now)
@@ -559,6 +557,7 @@ class Exchange:
             return
         self.ended = True
         gateway = self.gateway
+        gateway.row[IN_FLIGHT] -= 1
         if self.upload is not None:
             gateway.collected -= self.upload.counted
             self.upload.resume()

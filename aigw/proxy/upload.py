@@ -64,7 +64,7 @@ class Upload:
         if exchange.ended:
             return b""
         if exchange.admission.head.expect and not rest:
-            client.transport.write(CONTINUE)  # only now: nothing of the head stands in the way
+            client.write(CONTINUE, monotonic())  # only now: nothing of the head stands in the way
         return self.feed(rest) if rest else b""
 
     def feed(self, data: bytes) -> bytes:
@@ -192,7 +192,7 @@ class Upload:
             if self._size > MAX_PENDING:
                 self.pause()
             return
-        upstream.write(self._framed(payload))
+        upstream.write(self._framed(payload), monotonic())
         if ended:
             self.resume()
             exchange.uploaded(monotonic())

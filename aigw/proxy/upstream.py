@@ -24,6 +24,7 @@ from aigw.errors import (
 from aigw.providers import refuses_credential
 from aigw.providers.tap import BODY, META, USAGE
 from aigw.proxy import taps
+from aigw.proxy.connection import Connection
 from aigw.proxy.patched import PatchedStream
 from aigw.proxy.states import Body
 from aigw.wire.chunked import ChunkDecoder
@@ -54,7 +55,7 @@ MAX_HELD: Final = 64 * 1024
 MAX_INFORMATIONAL: Final = 16
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Connection):
     """From dial to close; serves one exchange after the other."""
 
     __slots__ = (
@@ -81,22 +82,19 @@ class UpstreamConnection(asyncio.Protocol):
         "read_paused",
         "served",
         "target",
-        "transport",
-        "write_paused",
     )
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.gateway.outbox)
         # wiring
         self.pool = pool
         self.target: Target = pool.target
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
         # per connection
         self.served = 0  # exchanges that ended well on it
         self.is_open = True  # and counted by the pool
         self.is_reused = False  # whether it may have been closed by the other side before it was handed out
         self.idle_until = 0.0
         self.keep_alive = -1  # seconds the upstream said it keeps an idle connection; -1 where it said nothing
-        self.write_paused = False
         self._unsent = 0  # at the last look of the sweep
         self.read_paused = False
         self._observer: ChunkObserver | None = None  # made for the first chunked answer
@@ -119,9 +117,6 @@ class UpstreamConnection(asyncio.Protocol):
         return f"<UpstreamConnection {self.target!r} served {self.served} {'busy' if self.exchange else 'idle'}>"
 
     # the request --------------------------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def pause_reading(self) -> None:
         self.read_paused = True
@@ -158,6 +153,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
+        if self._gathered:
+            self.flush()  # it answers before it was asked, but asked it is
         if exchange is None:
             self.abort()  # nobody asked: whatever it is, it answers nothing
             return
@@ -441,6 +438,7 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, whatever is under way: what the upstream still computes is wanted by nobody."""
         self.exchange = None
+        self._gathered = b""
         self._leave()
         self.transport.abort()
 
