@@ -36,11 +36,16 @@ examples:
   aigw serve --listen 0.0.0.0:8081                      instead of the file's addresses
   aigw serve --listen 127.0.0.1:8081 --listen [::1]:8081
   aigw serve --listen 127.0.0.1:0                       any free port; the start screen tells it
+  aigw serve --workers auto                             one worker process per core
 
 Without --config: ./config.yaml, else a built-in config made from the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY,
 GEMINI_API_KEY), else a mock provider that needs no key. The access log goes to stdout, one JSON line per exchange.
 
+The file may be edited while it is served: what is good in it takes effect within two seconds and cuts nothing; what is
+not is said, and changes nothing. The same holds for the files of ${file:...}. Options given here win over the file.
+
 signals:
+  SIGHUP            read the config again now
   SIGTERM, SIGINT   finish what runs (drain.timeout), then end with status 0; a second one ends at once
   SIGUSR1           open the access log's file again, after it was moved away"""
 
@@ -158,12 +163,15 @@ def serve(words: list[str], since: float) -> int:
     parser.add_argument(
         "--listen", metavar="ADDRESS", action="append", default=[], help="host:port, instead of the file's; repeatable"
     )
-    parser.add_argument("--workers", metavar="N", default="1", help="worker processes; only 1 is available yet")
+    parser.add_argument("--workers", metavar="N", help="worker processes, or auto: one per core; instead of the file's")
     flags = parser.parse_args(words)
-    if flags.workers != "1":
-        parser.error(f"--workers {flags.workers}: several workers are not available yet; leave it out, or write 1")
+    workers = flags.workers
+    if workers is not None and workers != "auto":
+        if not (workers.isascii() and workers.isdigit() and 1 <= int(workers) <= 1024):
+            parser.error(f"--workers {workers}: must be a number from 1 to 1024, or auto: one per core")
+        workers = int(workers)
 
-    from aigw import listen, process
+    from aigw import listen, process, shared
 
     try:
         for address in flags.listen:
@@ -174,11 +182,13 @@ def serve(words: list[str], since: float) -> int:
     path = _config_path(flags.config)
     process.prepare()
     config = process.start_config(path)
-    worker = process.start_worker()
+    cells = shared.Cells()
+    cells.use(0)
+    worker = process.start_worker(cells.descriptor, 0)
 
-    from aigw import supervisor
+    from aigw import source, supervisor
 
-    return supervisor.run(supervisor.Options(path, tuple(flags.listen), since), config, worker)
+    return supervisor.run(source.Options(path, tuple(flags.listen), workers, since), cells, config, worker)
 
 
 def _config_path(given: str | None) -> str | None:

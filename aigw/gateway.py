@@ -14,17 +14,20 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from aigw import shared
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.errors import Failure
 from aigw.ledger import refusal
 from aigw.proxy import answers
 from aigw.proxy.admission import Admissions
 from aigw.proxy.client import ClientConnection
+from aigw.proxy.connection import Outbox
 from aigw.proxy.dial import Dialler
 from aigw.proxy.pool import Pool
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
 from aigw.proxy.upstream import UpstreamConnection
+from aigw.shared import CONNECTIONS, GENERATION
 from aigw.wire.head import RequestParser, ResponseParser
 from aigw.wire.reply import answer
 
@@ -34,11 +37,12 @@ BACKLOG: Final = 4096
 ACCEPT: Final = 0.01
 # Descriptors kept free for what is no exchange: log, channels, listeners, resolver.
 SPARE_DESCRIPTORS: Final = 64
+_HEX: Final = [b"%02x" % byte for byte in range(256)]
 
 
 class Gateway:
-    """`emit` takes one record line; `report` an unexpected exception and where it was met (default: the loop's
-    exception handler). `descriptors` is how many files the process may open; an exchange needs two."""
+    """`emit` takes one record line. `row` are the worker's shared cells (default: some that nobody else sees).
+    `descriptors` is how many files the process may open; an exchange needs two."""
 
     def __init__(
         self,
@@ -48,32 +52,38 @@ class Gateway:
         version: str,
         mock_socket: str | None = None,
         descriptors: int | None = None,
+        row: memoryview | None = None,
     ) -> None:
         # wiring
         self.loop = loop
         self.version = version
         self.emit = emit
+        self.row = shared.private_row() if row is None else row
         self._dialler = Dialler(loop, mock_socket)
         self._descriptors = descriptors
         # the config
         self.snapshot: Snapshot  # from the first `apply`, which comes before the first client
         self.admissions: Admissions  # likewise
         self._most_clients = 0
+        self._authorities: set[tuple[str | None, str | None]] = set()
         # what all exchanges share
+        self.outbox = Outbox(loop, self.report)
         self.requests = RequestParser()
         self.responses = ResponseParser()
         self.pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
         self._cursors: dict[str, int] = {}
         self.collected = 0  # bytes of request bodies that are held
-        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_random = os.urandom(8).hex().encode()
+        self._id_prefix = self._id_random + b"000000"
         self._id_count = 0
         # clients
         self.clients: set[ClientConnection] = set()
         # those, on both sides, that do not take what is written to them
         self.slow: set[ClientConnection | UpstreamConnection] = set()
         # life
-        self.draining = False
+        self.draining = False  # readiness is red
+        self._leaving = False  # no client is kept
         self._servers: list[asyncio.AbstractServer] = []
         self._sweep = Sweep(self)
         self.wall_offset = time.time() - monotonic()
@@ -95,6 +105,10 @@ class Gateway:
     def apply(self, snapshot: Snapshot) -> None:
         """Serve by another snapshot from the next request on."""
         targets = {t.pool_key: t for upstream in snapshot.upstreams.values() for t in upstream.targets}
+        authorities = {(target.ca, target.ca_digest) for target in targets.values()}
+        if not authorities <= self._authorities:  # it remembers what stood in a file; who dials already keeps his own
+            self._dialler = Dialler(self.loop, self.mock_socket)
+        self._authorities = authorities
         for key in self.pools.keys() - targets.keys():
             pool = self.pools.pop(key)
             pool.retire()
@@ -103,6 +117,9 @@ class Gateway:
             pool = self.pools.get(key) or Pool(self, self._dialler, target)
             pool.target = target
             self.pools[key] = pool
+            most = target.upstream.max_connections
+            while most is not None and pool.idle and pool.busy + len(pool.idle) + pool.dialling > most:
+                pool.idle[0].abort()  # it was not too many before
         self._cursors = {name: self._cursors.get(name, 0) for name in snapshot.upstreams}
         most = snapshot.connections_bound
         if self._descriptors is not None:
@@ -111,26 +128,52 @@ class Gateway:
         self.admissions = Admissions(snapshot, self.requests)
         self.responses = ResponseParser()  # what it remembers was checked against the bounds of its snapshot
         self.snapshot = snapshot
+        self.row[GENERATION] = snapshot.generation
+        for client in self.clients:
+            client.forget()
 
-    async def listen(self, sockets: list[socket.socket]) -> None:
+    def stamp(self) -> None:
+        """Writes what changes with every client into the shared row; several times a second."""
+        self.row[CONNECTIONS] = len(self.clients)
+
+    async def listen(self, sockets: list[socket.socket]) -> list[asyncio.AbstractServer]:
+        """Accept clients on these too. The sockets are the servers' then."""
+        made: list[asyncio.AbstractServer] = []
         for sock in sockets:
             make = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
-            self._servers.append(await make(lambda: ClientConnection(self), sock=sock, backlog=BACKLOG))
+            made.append(await make(lambda: ClientConnection(self), sock=sock, backlog=BACKLOG))
+            self._servers.append(made[-1])
+        return made
 
-    async def drain(self, delay: float, patience: float) -> int:
-        """Stop truthfully: readiness turns red, after `delay` seconds listeners and idle clients close, exchanges get
-        `patience` seconds, the rest is cut. Returns how many were cut."""
+    async def ignore(self, servers: list[asyncio.AbstractServer]) -> None:
+        """Accept no more clients on these, but for those who wait already."""
+        await asyncio.sleep(ACCEPT)
+        for server in servers:
+            server.close()
+            self._servers.remove(server)
+
+    def unready(self) -> None:
+        """Readiness turns red; clients are told with each answer that it is the last."""
         self.draining = True
+        self._leave()
+
+    def _leave(self) -> None:
+        self._leaving = True
         for client in self.clients:
             client.close_wanted = True
-        await asyncio.sleep(delay)
-        await asyncio.sleep(ACCEPT)  # what is in the accept queue gets its answer
-        for server in self._servers:
-            server.close()
-        deadline = monotonic() + patience
+
+    async def drain(self, patience: float, idle: float = 0.0) -> int:
+        """Stop truthfully: listeners close, and clients that have been idle for `idle` seconds from now on; exchanges
+        get `patience` seconds, the rest is cut. Returns how many were cut."""
+        self._leave()
+        await self.ignore(list(self._servers))
+        now = monotonic()
+        deadline = now + patience
+        idle_until = min(now + idle, deadline)
         while True:
             for client in [client for client in self.clients if client.state is State.IDLE]:
-                client.close()
+                if monotonic() >= idle_until:
+                    client.close()
             if not self.clients or monotonic() >= deadline:
                 break
             await asyncio.sleep(PERIOD / 2)
@@ -153,7 +196,7 @@ class Gateway:
     def client_opened(self, client: ClientConnection) -> bool:
         """False where there are too many: refuse it."""
         self.clients.add(client)
-        client.close_wanted = self.draining
+        client.close_wanted = self._leaving
         return len(self.clients) <= self._most_clients
 
     def client_closed(self, client: ClientConnection) -> None:
@@ -171,8 +214,10 @@ class Gateway:
 
     def new_request_id(self) -> bytes:
         """Unique: 64 random bits of the worker, and a count."""
-        self._id_count += 1
-        return b"%b%08x" % (self._id_prefix, self._id_count)
+        count = self._id_count = self._id_count + 1
+        if not count & 0xFF:
+            self._id_prefix = b"%b%06x" % (self._id_random, count >> 8)
+        return self._id_prefix + _HEX[count & 0xFF]  # a third less than formatting the whole count
 
     def wall(self, now: float) -> float:
         """Epoch seconds of a monotonic moment; one clock is read per event, not two."""

@@ -46,8 +46,9 @@ class WorkerProcess:
     records: socket.socket
 
 
-def start_worker() -> WorkerProcess:
-    """Executes a worker; it waits for its first `apply` on the control channel.
+def start_worker(cells: int, row: int) -> WorkerProcess:
+    """Executes a worker, which waits for its document on the control channel. `cells` is the descriptor of the cells,
+    `row` the one that the worker writes.
 
     Raises: OSError, when the system refuses another process or descriptor.
     """
@@ -55,8 +56,8 @@ def start_worker() -> WorkerProcess:
     records, records_far = socket.socketpair()
     try:
         with control_far, records_far:
-            far = (control_far.fileno(), records_far.fileno())
-            arguments = ["aigw.worker", *map(str, far)]
+            far = (control_far.fileno(), records_far.fileno(), cells)
+            arguments = ["aigw.worker", *map(str, far), str(row)]
             # what a worker prints by accident must not stand in the access log: its stdout is our stderr
             process = _start(arguments, stdout=2, pass_fds=far, env={**os.environ, **MALLOC})
     except OSError:
@@ -183,6 +184,15 @@ class Faults:
         self._last[what] = now
         more = self._kept_back.pop(what, 0)
         self._log(f"unexpected: {what}" + (f" ({more} more before it)" if more else ""))
+
+
+def notify(*lines: str) -> None:
+    """Tells systemd how the service fares (sd_notify(3)); nothing where it did not ask (Type=notify, notify-reload)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto("\n".join(lines).encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def say(lines: Sequence[str]) -> None:

@@ -1,50 +1,41 @@
-"""The supervisor: starts the processes of a gateway, keeps the worker alive, writes the log, ends it all in order.
+"""The supervisor: starts the processes of a gateway, gives them the config whenever it changes, ends them in order.
 
     config child ---- plain document ----.
                                          v
-    signals ----------------------> supervisor ---- listening sockets, document ----> worker
+    signals, the file's changes --> supervisor ---- listening sockets, document ----> workers
     access log <---- whole lines ------- | <------- records ------------------------'
 
 It carries no traffic and never sees a request. It owns what must outlive a worker: the listening sockets (so clients
-wait in the accept queue while a worker is replaced), the access log, the mock's private folder. It imports neither
-yaml nor pydantic nor the proxy: the config is read by a child, which starts together with the first worker.
+wait in the accept queue while a worker is replaced), the cells, the access log, the mocks' private folder. It imports
+neither yaml nor pydantic nor the proxy: the config is read by a child.
+
+Whatever is wrong with a new config changes nothing: it is bound, opened and prepared before anything switches.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from typing import Any
 
-import orjson
-
-from aigw import __version__, listen, screen
-from aigw.handle import WorkerHandle
-from aigw.process import Faults, WorkerProcess, describe_exit, log, say, start_worker
+from aigw import __version__, listen, screen, source
+from aigw.channel import encode
+from aigw.config import lines
+from aigw.process import Faults, WorkerProcess, log, notify, say, start_config
 from aigw.records import Writer
+from aigw.shared import Cells
+from aigw.source import Options, Reading
+from aigw.watch import INTERVAL, Watch, digest_of
+from aigw.workers import Version, Workers
 
-Document = dict[str, Any]
-
-GRACE = 5.0  # seconds beyond its drain time that a worker may take to exit ...
-GRACE_NOW = 2.0  # ... and after a second signal
-STABLE = 10.0  # seconds: a worker that died younger than this makes the next one wait
-BACK_OFF = (0.2, 10.0)  # seconds before a second short-lived worker is replaced, doubled up to the second
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line asks for; it wins over the file."""
-
-    config: str | None  # the file's path; None: the built-in config
-    listen: tuple[str, ...] = ()  # addresses that `listen.parse` takes
-    since: float = 0.0  # `time.monotonic` when the command started, for the screen
+AGAIN = 60.0  # seconds after which the errors of a config that is not obeyed are said again
+READ_TRIES = 3  # for a file that changes while it is read
 
 
 class StartError(Exception):
@@ -56,27 +47,36 @@ class StartError(Exception):
 
 
 class Supervisor:
-    """One run of `aigw serve`: `run` answers its exit status."""
+    """One run of `aigw serve`: `run` answers its exit status. `reload` may be called at any time in between."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         options: Options,
+        cells: Cells,
         config: subprocess.Popen[bytes],
         worker: WorkerProcess,
     ) -> None:
         # wiring
         self._loop = loop
         self._options = options
-        self._config = config
-        self._started = worker
-        self._worker = WorkerHandle(loop, worker)
+        self._config = config  # the child that reads the config now, or did last
+        self._first = worker
+        self._workers = Workers(loop, cells)
+        self._workers.adopt(worker)
         # what outlives a worker
-        self._document: Document = {}
-        self._sockets: list[socket.socket] = []
+        self._listeners = listen.Listeners()
         self._writer: Writer | None = None
         self._mock_folder: str | None = None
         self._on_terminal = os.isatty(0)
+        # the config: the one that is served, and what is wrong with the one that is not
+        self.generation = 0
+        self.errors: list[str] = []
+        self._served = Reading()
+        self._watch = Watch()
+        self._said = 0.0  # when the errors were, in the loop's time
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
         # set by signals: end in order; end now
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
@@ -92,177 +92,192 @@ class Supervisor:
             if not deed.done():
                 return 0
             deed.result()
-            deed = asyncio.create_task(self._keep_worker())
+            notify("READY=1")
+            deed = self._task(self._watch_files())
             await asyncio.wait({stop, deed}, return_when=asyncio.FIRST_COMPLETED)
             if deed.done():
                 deed.result()  # it ends only by a fault of ours, which is raised here
-            deed.cancel()
             return await self._drain()
         except StartError as error:
             say([f"error: {line}" for line in error.lines])
             return 1
         finally:
-            for task in (stop, deed):
+            for task in (stop, deed, *self._tasks):
                 task.cancel()
             await self._clean_up()
 
     # --- start
 
     async def _start(self) -> None:
-        self._document, warnings = await self._read_config()
-        if self._options.listen:
-            self._document["listen"] = [{"address": address} for address in self._options.listen]
-            warnings += self._exposed()
-        say([f"warning: {warning}" for warning in warnings])
-        for listener in self._document["listen"]:
-            try:
-                self._sockets += listen.bind(listener["address"])
-            except listen.ListenError as error:
-                raise StartError(str(error)) from None
+        reading = await self._read()
+        if reading.errors:
+            raise StartError(*reading.errors)
+        say([f"warning: {warning}" for warning in reading.warnings])
+        document = reading.document
+        count = source.count_workers(document)
         try:
-            self._writer = Writer(self._loop, self._document["access_log"], log)
+            self._listeners.keep(self._listeners.bind(_addresses(document), count))
+        except listen.ListenError as error:
+            raise StartError(str(error)) from None
+        try:
+            self._writer = Writer(self._loop, document["access_log"], log)
         except OSError as error:
-            path = self._document["access_log"]
-            raise StartError(f"access_log: cannot open {path}: {error.strerror}; it must be a writable file") from None
-        self._writer.attach(self._started.records)
-        if any(upstream["provider"] == "mock" for upstream in self._document["upstreams"].values()):
-            self._mock_folder = _private_folder()
-        why = await self._apply()
+            raise StartError(_no_log(document, error)) from None
+        self._writer.attach(self._first.records)
+        why = await self._workers.start(self._version(document), count, self._listeners.all, self._writer)
         if why:
             raise StartError(f"the worker did not start: {why}")
+        self._serve(reading)
         self._show()
 
-    async def _read_config(self) -> tuple[Document, list[str]]:
-        assert self._config.stdout is not None
-        reader = asyncio.StreamReader()
-        transport, _ = await self._loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self._config.stdout
-        )
-        try:
-            output = await reader.read()
-        finally:
-            transport.close()
-        try:
-            answer = orjson.loads(output)
-        except orjson.JSONDecodeError:  # it was killed, or said on stderr what is the matter
-            status = self._config.wait()
-            raise StartError(f"the config was not read: the process that reads it {describe_exit(status)}") from None
-        if "errors" in answer:
-            raise StartError(*answer["errors"])
-        return answer["document"], list(answer["warnings"])
+    def _version(self, document: source.Document) -> Version:
+        """The next one."""
+        if self._mock_folder is None and any(up["provider"] == "mock" for up in document["upstreams"].values()):
+            self._mock_folder = _private_folder()
+        pieces = b"".join(map(encode, lines.cut(document)))
+        return Version(self.generation + 1, document, pieces, self._mock_folder)
 
-    def _exposed(self) -> list[str]:
-        """What `--listen` may open that the file did not.
-
-        Raises: StartError, where that is not allowed.
-        """
-        outside = [address for address in self._options.listen if not listen.is_loopback(address)]
-        if outside and self._options.config is None:
-            raise StartError(
-                f"--listen {outside[0]}: the built-in config asks for no key, so it listens on loopback only; "
-                "write a config.yaml with keys (aigw key NAME) to serve others"
-            )
-        return [
-            f"--listen {address}: the gateway {name!r} asks for no key (auth: none); whoever reaches it may use it"
-            for address in outside
-            for name, gateway in self._document["gateways"].items()
-            if gateway["auth"] == "none"
-        ]
-
-    async def _apply(self) -> str:
-        mock_socket = None if self._mock_folder is None else os.path.join(self._mock_folder, "mock.sock")
-        return await self._worker.apply(self._document, self._sockets, mock_socket)
+    def _serve(self, reading: Reading) -> None:
+        """It is served from now on."""
+        self._served = reading
+        self.generation += 1
+        self.errors = []
 
     def _show(self) -> None:
-        source = "built-in config (no config.yaml here)" if self._options.config is None else self._options.config
+        config = "built-in config (no config.yaml here)" if self._options.config is None else self._options.config
         text = screen.render(
-            self._document,
-            [listen.name(sock) for sock in self._sockets],
+            self._served.document,
+            self._listeners.names,
             version=__version__,
-            source=source,
+            source=config,
             seconds=time.monotonic() - self._options.since,
             colour=sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
         )
         say([text])
 
-    # --- keep
+    # --- the config
 
-    async def _keep_worker(self) -> None:
-        """Replaces the worker whenever it dies: at once, then with growing pauses while it keeps dying young."""
-        young = 0
-        while True:
-            await asyncio.wait({self._worker.ended})  # which, unlike a bare await, is not cancelled with this task
-            status = self._worker.ended.result()
-            young = 0 if self._loop.time() - self._worker.since >= STABLE else young + 1
-            pause = 0.0 if young < 2 else min(BACK_OFF[0] * 2 ** (young - 2), BACK_OFF[1])
-            when = f"in {pause:.1f} s" if pause else "now"
-            log(f"worker {self._worker.pid} {describe_exit(status)}; the next one starts {when}")
-            await asyncio.sleep(pause)
-            await self._replace_worker()
+    async def _read(self) -> Reading:
+        """What the running child says. The files it depends on are watched from then on."""
+        reading = await source.read(self._loop, self._config, self._options)
+        # of a bad config not all may have been found
+        more = {path: digest_of(path) for path in self._served.files} if reading.errors else {}
+        self._watch.set({**more, **reading.files})
+        return reading
 
-    async def _replace_worker(self) -> None:
-        while True:
-            try:
-                started = start_worker()
-                break
-            except OSError as error:
-                log(f"no worker can be started: {error.strerror}; the next try is in {BACK_OFF[0]} s")
-                await asyncio.sleep(BACK_OFF[0])
+    async def reload(self, why: str) -> list[str]:
+        """Reads the config again and serves by it; `why` is for the log. Answers what is wrong with it: then nothing
+        has changed."""
+        async with self._turn:
+            for _ in range(READ_TRIES):
+                try:
+                    self._config = start_config(self._options.config)
+                except OSError as error:
+                    return self._refuse([f"the config was not read: no process can be started: {error.strerror}"])
+                reading = await self._read()
+                if self._watch.is_as_read:
+                    break
+            else:
+                return self._refuse(["the file changes while it is read; it is read again once it stays as it is"])
+            errors = reading.errors or source.vanished(self._served, reading)
+            if not errors:
+                if reading.document == self._served.document:
+                    return self._keep(reading, why)
+                errors = await self._apply(reading)
+            if errors:
+                return self._refuse(errors)
+            for warning in reading.warnings:
+                log(f"config: warning: {warning}")
+            log(f"{why}: generation {self.generation} serves")
+            return []
+
+    async def _apply(self, reading: Reading) -> list[str]:
+        """All of it, or nothing and why."""
+        document = reading.document
+        count = source.count_workers(document)
         assert self._writer is not None
-        self._writer.attach(started.records)
-        self._worker = WorkerHandle(self._loop, started)
-        why = await self._apply()
-        if why:
-            log(f"worker {self._worker.pid} does not serve: {why}")
-            self._worker.kill()
+        try:
+            version = self._version(document)
+        except OSError as error:
+            return [f"there can be no folder for the mock's sockets: {error.strerror}"]
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        target = self._served.document["access_log"]
+
+        def bind() -> list[listen.Listening]:
+            self._listeners.keep(self._listeners.bind(_addresses(document), count))
+            return self._listeners.all
+
+        try:
+            await self._writer.retarget(document["access_log"])
+        except OSError as error:
+            why = _no_log(document, error)
         else:
-            log(f"worker {self._worker.pid} serves")
+            why = await self._workers.apply(version, count, bind)
+        if why:
+            with contextlib.suppress(OSError):
+                await self._writer.retarget(target)
+        else:
+            self._serve(reading)
+        notify("READY=1")
+        return [why] if why else []
+
+    def _keep(self, reading: Reading, why: str) -> list[str]:
+        """What was read is what is served: an error before it is put right by that."""
+        self._served = reading
+        if self.errors:
+            self.errors = []
+            log(f"{why}: the config is good again; generation {self.generation} serves")
+        else:
+            log(f"{why}: the config has not changed; generation {self.generation} serves")
+        return []
+
+    def _refuse(self, errors: list[str]) -> list[str]:
+        said_already = errors == self.errors and self._loop.time() - self._said < AGAIN
+        self.errors = errors
+        if not said_already:
+            self._complain()
+        return errors
+
+    def _complain(self) -> None:
+        log(f"the new config is not obeyed; generation {self.generation} goes on serving")
+        for error in self.errors:
+            log(f"config: {error}")
+        self._said = self._loop.time()
+
+    async def _watch_files(self) -> None:
+        """Reloads when a file has changed and stays as it is."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if self._watch.look():
+                await self.reload("the config has changed")
+            if self.errors and self._loop.time() - self._said >= AGAIN:
+                self._complain()
 
     # --- end
 
     async def _drain(self) -> int:
-        """Lets the worker finish what runs; 0 if nothing had to be cut."""
-        for sock in self._sockets:  # the worker's copies are the last now: when it closes them, clients are refused
-            sock.close()
-        if self._worker.ended.done():  # it died just before, and the next one was not there yet
-            return 0
-        times = self._document["drain"]
-        self._worker.drain(times["delay"], times["timeout"])
-        now = asyncio.create_task(self._now.wait())
-        await self._wait_for_end(now, times["delay"] + times["timeout"] + GRACE)
-        now.cancel()
-        if self._now.is_set() and not self._worker.ended.done():
-            self._worker.drain(0.0, 0.0)
-            await self._wait_for_end(None, GRACE_NOW)
-        if not self._worker.ended.done():
-            log(f"worker {self._worker.pid} does not end by itself; it is killed")
-            self._worker.kill()
-            await self._worker.ended
-        status, cut = self._worker.ended.result(), self._worker.cut
-        if cut is None:
-            log(f"worker {self._worker.pid} {describe_exit(status)} before it had finished what ran")
-            return 1
-        if cut:
-            log(f"{cut} exchange{'' if cut == 1 else 's'} had to be cut; drain.timeout decides how long they get")
-        return 1 if cut else 0
-
-    async def _wait_for_end(self, now: "asyncio.Task[Any] | None", seconds: float) -> None:
-        waited: set[asyncio.Future[Any]] = {self._worker.ended} | ({now} if now else set())
-        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        """Readiness turns red, then all finish what runs; 0 if nothing had to be cut."""
+        notify("STOPPING=1")
+        times = self._served.document["drain"]
+        self._workers.unready()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._now.wait(), times["delay"])
+        for task in self._tasks:  # a reload that has not finished by now will not be missed
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listeners.close()  # the workers' copies are the last now: when they close them, clients are refused
+        return 0 if await self._workers.drain(times["timeout"], self._now) else 1
 
     async def _clean_up(self) -> None:
         if self._config.poll() is None:
             self._config.kill()
             self._config.wait()
-        if not self._worker.ended.done():  # stopped while starting: nothing runs in it
-            self._worker.kill()
-            await self._worker.ended
+        await self._workers.close()
         if self._writer is None:
-            self._started.records.close()
+            self._first.records.close()
         else:
             await self._writer.close()
-        for sock in self._sockets:
-            sock.close()
+        self._listeners.close()
         if self._mock_folder is not None:
             with contextlib.suppress(OSError):
                 for entry in os.listdir(self._mock_folder):
@@ -281,7 +296,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         self._config.poll()
-        self._worker.reap()
+        self._workers.reap()
 
     def _stopped(self, name: str) -> None:
         if not self._stop.is_set():
@@ -293,12 +308,29 @@ class Supervisor:
     def _hung_up(self) -> None:
         if self._on_terminal and not os.isatty(0):  # the terminal was closed: nobody is there to end it later
             self._stopped("SIGHUP")
+        elif not self.generation or self._stop.is_set():
+            log("SIGHUP: the config is read again only while it is served")
         else:
-            log("SIGHUP: the config is read at start only; restart aigw to apply a change")
+            self._task(self.reload("SIGHUP"))
 
     def _reopen(self) -> None:
         if self._writer is not None:
             self._writer.reopen()
+
+    def _task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """One that ends with the gateway."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _addresses(document: source.Document) -> list[str]:
+    return [listener["address"] for listener in document["listen"]]
+
+
+def _no_log(document: source.Document, error: OSError) -> str:
+    return f"access_log: cannot open {document['access_log']}: {error.strerror}; it must be a writable file"
 
 
 def _private_folder() -> str:
@@ -309,12 +341,12 @@ def _private_folder() -> str:
     return folder
 
 
-def run(options: Options, config: subprocess.Popen[bytes], worker: WorkerProcess) -> int:
+def run(options: Options, cells: Cells, config: subprocess.Popen[bytes], worker: WorkerProcess) -> int:
     """Supervises what was started until a signal; the exit status. See `Supervisor.run`."""
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(Faults())
-        return await Supervisor(loop, options, config, worker).run()
+        return await Supervisor(loop, options, cells, config, worker).run()
 
     return asyncio.run(main())

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -103,10 +103,12 @@ def clean_environment() -> Iterator[None]:
 class Command:
     """A running `aigw` command. `out` is its stdout, `err` its stderr."""
 
+    program: Sequence[str] = ("-m", "aigw")  # what the interpreter is given before the words
+
     def __init__(self, *words: str, folder: Path, environ: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "aigw", *words],
+            [sys.executable, *self.program, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -154,8 +156,14 @@ class Serve(Command):
     `config` is the text of its config.yaml; without one the built-in config is served, at a port of its own.
     """
 
-    def __init__(self, folder: Path, config: str | None = None, environ: dict[str, str] | None = None) -> None:
-        words = ["serve", "--listen", "127.0.0.1:0"]
+    def __init__(
+        self,
+        folder: Path,
+        config: str | None = None,
+        environ: dict[str, str] | None = None,
+        arguments: Sequence[str] = ("--listen", "127.0.0.1:0"),
+    ) -> None:
+        words = ["serve", *arguments]
         if config is not None:
             (folder / "config.yaml").write_text(config)
             words += ["--config", str(folder / "config.yaml")]

@@ -1,13 +1,14 @@
 """The control channel: whole messages with their own descriptors, whatever the socket does to the bytes."""
 
 import asyncio
+import errno
 import os
 import socket
 from typing import Any
 
 import pytest
 
-from aigw.channel import Channel
+from aigw.channel import Channel, encode
 
 
 class End:
@@ -180,3 +181,38 @@ async def test_more_descriptors_than_the_kernel_passes_are_refused() -> None:
         one.channel.send({}, [0] * 254)
     one.channel.close()
     far.close()
+
+
+async def test_encoded_lines_are_messages_like_any_other() -> None:
+    near, far = socket.socketpair()
+    one, other = End(near), End(far)
+    lines = b"".join(encode({"n": number, "pad": "x" * 5000}) for number in range(200))  # more than the socket takes
+    one.channel.send({"n": -1})
+    one.channel.send_encoded(lines)
+    one.channel.send({"n": 200})
+    await other.until(202)
+    assert [message["n"] for message, _ in other.got] == list(range(-1, 201))
+    one.channel.close()
+    one.channel.send_encoded(lines)  # to nobody
+    await other.until_end()
+
+
+async def test_what_the_system_is_short_of_for_a_moment_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+    one, other = End(near), End(far)
+    send_fds = socket.send_fds
+    refusals = [OSError(errno.ETOOMANYREFS, "Too many references"), OSError(errno.ENOBUFS, "No buffer space")]
+
+    def short(*arguments: Any) -> int:
+        if refusals:
+            raise refusals.pop()
+        return send_fds(*arguments)
+
+    monkeypatch.setattr(socket, "send_fds", short)
+    one.channel.send({"n": 1}, [far.fileno()])
+    one.channel.send({"n": 2})
+    await other.until(2)
+    assert [message["n"] for message, _ in other.got] == [1, 2]
+    os.close(other.got[0][1][0])
+    one.channel.close()
+    await other.until_end()

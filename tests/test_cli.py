@@ -83,9 +83,8 @@ def test_without_a_command_the_help_is_an_error() -> None:
         ),
         (["serve", "--config"], "aigw serve: argument --config: expected one argument\ntry: aigw serve --help\n"),
         (
-            ["serve", "--workers", "2"],
-            "aigw serve: --workers 2: several workers are not available yet; leave it out, or write 1\n"
-            "try: aigw serve --help\n",
+            ["serve", "--workers", "0"],
+            "aigw serve: --workers 0: must be a number from 1 to 1024, or auto: one per core\ntry: aigw serve --help\n",
         ),
         (
             ["serve", "--listen", "8081"],

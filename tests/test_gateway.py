@@ -30,6 +30,8 @@ from fakes import (
     upstream,
 )
 
+from aigw import shared
+
 CHAT_PATH = "/v1/chat/completions"
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
 
@@ -164,7 +166,7 @@ async def test_a_client_too_many_is_503_and_the_others_are_untouched() -> None:
 
 async def test_a_drain_without_clients_is_over_at_once() -> None:
     async with stub() as up, running(serving(up.url)) as gw:
-        assert await gw.gateway.drain(0.0, 5.0) == 0
+        assert await gw.gateway.drain(5.0) == 0
         with pytest.raises(ConnectionRefusedError):
             await connect("127.0.0.1", gw.port)
 
@@ -176,7 +178,7 @@ async def test_a_drain_closes_idle_clients_and_lets_running_exchanges_finish() -
         await idle.ask(get("/__/ping"))
         await busy.send(post(CHAT_PATH))
         await until(lambda: up.seen, "one at the upstream")
-        drained = asyncio.create_task(gw.gateway.drain(0.0, 5.0))
+        drained = asyncio.create_task(gw.gateway.drain(5.0))
         assert await idle.rest() == b""
         held.go.set()
         answer = await busy.answer()
@@ -195,7 +197,7 @@ async def test_a_drain_cuts_what_does_not_finish_in_time_visibly() -> None:
         await waiting.send(post(CHAT_PATH))
         await until(lambda: len(up.seen) == 2, "both at the upstream")
         started = time.monotonic()
-        assert await gw.gateway.drain(0.0, 0.2) == 2
+        assert await gw.gateway.drain(0.2) == 2
         assert 0.2 <= time.monotonic() - started < 0.5
         assert not (await streaming.ended()).endswith(b"0\r\n\r\n")
         answer = await waiting.answer()
@@ -207,14 +209,46 @@ async def test_a_drain_cuts_what_does_not_finish_in_time_visibly() -> None:
 async def test_readiness_turns_red_first_and_requests_are_served_until_the_listeners_close() -> None:
     """`drain.delay` is for the load balancer to notice: whoever still comes meanwhile is no worse off."""
     async with stub() as up, running(serving(up.url)) as gw:
-        drained = asyncio.create_task(gw.gateway.drain(0.3, 5.0))
-        await until(lambda: gw.gateway.draining, "the drain")
+        kept = await gw.connect()
+        gw.gateway.unready()
         answer = await gw.ask(get("/readyz"))
         assert (answer.status, answer.json()) == (503, {"status": "draining"})
         assert (await gw.ask(get("/healthz"))).status == 200
         answer = await gw.ask(post(CHAT_PATH))
         assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert (await kept.ask(post(CHAT_PATH))).headers["connection"] == "close"
+        assert await gw.gateway.drain(5.0) == 0
+
+
+async def test_who_is_wanted_no_more_says_so_before_it_closes_idle_connections() -> None:
+    """A worker too many: others serve, so a client that is told to reconnect loses nothing."""
+    async with stub() as up, running(serving(up.url)) as gw:
+        busy, idle = await gw.connect(), await gw.connect()
+        assert "connection" not in (await busy.ask(post(CHAT_PATH))).headers
+        await idle.ask(get("/__/ping"))
+        drained = asyncio.create_task(gw.gateway.drain(0.5, idle=0.5))
+        await until(lambda: not gw.gateway._servers, "the listener closed")
+        assert (await idle.ask(get("/readyz"))).status == 200  # the service is ready, if not this worker for long
+        assert await idle.rest() == b""
+        answer = await busy.ask(post(CHAT_PATH))
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await drained == 0
+
+
+async def test_the_shared_row_tells_connections_and_exchanges() -> None:
+    held = Held()
+    async with stub(held) as up, running(serving(up.url)) as gw:
+        busy, idle = await gw.connect(), await gw.connect()
+        await busy.send(post(CHAT_PATH))
+        await busy.read(b"first\r\n")
+        await idle.ask(get("/__/ping"))
+        gw.gateway.stamp()
+        row = gw.gateway.row
+        assert (row[shared.CONNECTIONS], row[shared.IN_FLIGHT], row[shared.GENERATION]) == (2, 1, 1)
+        held.go.set()
+        await busy.read(b"0\r\n\r\n")
+        gw.gateway.stamp()
+        assert (row[shared.CONNECTIONS], row[shared.IN_FLIGHT]) == (2, 0)
 
 
 async def test_close_says_what_happens_to_those_who_wait() -> None:

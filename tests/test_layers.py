@@ -20,8 +20,10 @@ SERVING = [
     {"mock"},
     {"tokens"},
     {"providers"},
-    {"config.snapshot"},
+    {"config.snapshot", "config.lines"},
     {"policies", "route", "forward"},
+    {"admit"},
+    {"counters"},
     {"ledger"},
     {"records"},
     {"proxy"},
@@ -34,18 +36,40 @@ RUNNING = [
     {"config.values", "config.walk"},
     {"config.interpolate", "config.findings", "config.netvalues", "config.later"},
     {"config.checks", "config.loader"},
+    {"config.edit.nodes", "config.edit.plain"},
+    {"config.edit.match", "config.edit.place", "config.edit.style"},
+    {"config.edit.change"},
+    {"config.edit"},
     {"config.schema"},
     {"config.document"},
     {"config.store"},
+    {"source"},
+    {"sample", "status"},
+    {"explain", "metrics"},
+    {"workers"},
     {"supervisor"},
     {"cli"},
     {"__main__"},
 ]
 # Tools that know the operating system and nothing of the gateway; both sides use them.
-TOOLS = {"listen", "logfile", "process", "channel", "screen", "handle"}
+TOOLS = {"shared", "watch", "listen", "logfile", "process", "channel", "screen", "show", "handle"}
 
 # No loop, no clock, no file: these are functions of what they are given.
-PURE = ("wire", "tokens", "policies", "providers", "route", "forward", "config.schema", "config.snapshot")
+PURE = (
+    "wire",
+    "tokens",
+    "policies",
+    "providers",
+    "route",
+    "forward",
+    "admit",
+    "counters",
+    "sample",
+    "explain",
+    "config.schema",
+    "config.snapshot",
+    "config.edit",
+)
 CLOCKS = {
     "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep", "localtime"},
     "datetime": {"now", "utcnow", "today"},
@@ -53,12 +77,12 @@ CLOCKS = {
 }
 # Who may import what is dear or dangerous, and nobody else.
 ONLY = {
-    "yaml": {"config.loader"},
+    "yaml": {"config.loader", "config.edit.nodes"},
     "pydantic": {"config.schema"},
     "pydantic_core": {"config.schema"},
     "httptools": {"wire.head", "wire.framing", "mock.server"},
     "uvloop": {"worker", "cli"},
-    "prometheus_client": set[str](),
+    "prometheus_client": {"metrics"},
 }
 # Modules with these names must never be reached from a worker's start, nor (while it starts) from the supervisor's.
 WORKER_NEVER = {"yaml", "pydantic", "pydantic_core", "config.schema", "config.store"}

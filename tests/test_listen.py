@@ -1,6 +1,8 @@
 """Addresses to listening sockets, and errors that say what to do."""
 
+import os
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -121,3 +123,62 @@ def test_errors_of_the_system_in_words() -> None:
 )
 def test_loopback(address: str, loopback: bool) -> None:
     assert listen.is_loopback(address) is loopback
+
+
+# the sockets of all addresses
+
+
+@pytest.fixture
+def listeners() -> Iterator[listen.Listeners]:
+    made = listen.Listeners()
+    yield made
+    made.close()
+
+
+def test_each_worker_gets_a_socket_at_the_same_place(listeners: listen.Listeners) -> None:
+    listeners.keep(listeners.bind(["127.0.0.1:0", "127.0.0.1:0"], 2))
+    assert len(listeners.names) == 2
+    assert sorted(entry.owner or 0 for entry in listeners.all) == [0, 0, 1, 1]
+    before = listeners.all
+    listeners.keep(listeners.bind(["127.0.0.1:0", "127.0.0.1:0"], 3))
+    assert set(before) < set(listeners.all)  # those that were there stay
+    assert len(listeners.all) == 6
+    listeners.keep(listeners.bind(["127.0.0.1:0"], 1))
+    assert len(listeners.all) == 3  # of fewer workers too: to close one would lose who waits there
+    assert len(listeners.names) == 1
+    assert [entry.socket.fileno() >= 0 for entry in before] == [True, True, False, False]
+
+
+def test_what_cannot_be_bound_changes_nothing(listeners: listen.Listeners) -> None:
+    listeners.keep(listeners.bind(["127.0.0.1:0"], 2))
+    before = listeners.all
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(listen.ListenError, match="no interface of this machine has that address"):
+        listeners.bind(["127.0.0.1:0", "localhost:0", "192.0.2.1:80"], 3)
+    assert os.listdir("/proc/self/fd") == descriptors
+    assert listeners.all == before
+
+
+def test_another_address_of_a_port_that_is_ours(listeners: listen.Listeners) -> None:
+    listeners.keep(listeners.bind(["127.0.0.1:0"], 1))
+    port = listeners.names[0].rpartition(":")[2]
+    listeners.keep(listeners.bind([f"0.0.0.0:{port}"], 1))
+    assert listeners.names == [f"0.0.0.0:{port}"]
+
+
+def test_a_socket_is_always_somebody_s(listeners: listen.Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    listeners.keep(listeners.bind(["127.0.0.1:0"], 4))
+    everything = {entry.number for entry in listeners.all}
+    for living in ([0, 1, 2, 3], [1, 2], [3], [5]):
+        shares = listen.share(listeners.all, living)
+        assert sorted(shares) == living
+        given = [entry.number for entries in shares.values() for entry in entries]
+        assert sorted(given) == sorted(everything)
+        for worker in set(living) & {0, 1, 2, 3}:
+            assert worker in {entry.owner for entry in shares[worker]}
+    assert listen.share(listeners.all, []) == {}
+    monkeypatch.setattr(listen, "BALANCED", False)
+    listeners.keep(listeners.bind(["127.0.0.1:0", "[::1]:0"], 4))
+    shared_by_all = [entry for entry in listeners.all if entry.owner is None]
+    assert len(shared_by_all) == 1
+    assert all(shared_by_all[0] in entries for entries in listen.share(listeners.all, [1, 2]).values())

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from aigw import process
+from aigw import process, shared
 
 CANARY = "sk-canary-5eb3"
 
@@ -143,7 +144,8 @@ def test_closed_standard_descriptors_are_taken(tmp_path: Path) -> None:
 
 def test_children_ignore_what_belongs_to_the_supervisor_from_the_first_moment() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    worker = process.start_worker()
+    cells = shared.Cells(rows=1)
+    worker = process.start_worker(cells.descriptor, 0)
     try:
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
         for number in process.SIGNALS:
@@ -153,6 +155,7 @@ def test_children_ignore_what_belongs_to_the_supervisor_from_the_first_moment() 
         worker.control.close()  # the supervisor is gone: it has nothing to finish
         assert worker.process.wait(20) == 0
         worker.records.close()
+        cells.close()
 
 
 def test_a_module_in_the_current_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +178,20 @@ from aigw import process
 sys.executable = "/nothing"
 before = os.listdir("/proc/self/fd")
 try:
-    process.start_worker()
+    process.start_worker(0, 0)
 except FileNotFoundError:
     print(os.listdir("/proc/self/fd") == before)
 """
     assert python(code).stdout == "True\n"
+
+
+def test_systemd_is_told_where_it_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    process.notify("READY=1")  # to nobody
+    for name in (str(tmp_path / "notify"), f"@aigw-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(name.replace("@", "\0"))
+            monkeypatch.setenv("NOTIFY_SOCKET", name)
+            process.notify("RELOADING=1", "MONOTONIC_USEC=5")
+            assert manager.recv(100) == b"RELOADING=1\nMONOTONIC_USEC=5"
+    process.notify("READY=1")  # to one that is gone

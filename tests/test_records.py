@@ -403,3 +403,24 @@ async def test_a_line_begun_before_an_error_is_finished_after_it(tmp_path: Path)
     await log.close(loop, loop.time() + 10)
     assert numbers(path.read_bytes()) == [1, 2, 4]
     assert reports.lines == [f"access log: 1 record lost: {path}: No space left on device"]
+
+
+async def test_another_target_gets_what_comes_from_then_on(tmp_path: Path) -> None:
+    near, far = pair()
+    writer = Writer(asyncio.get_running_loop(), str(tmp_path / "one.log"), print)
+    writer.attach(far)
+    near.send(line(1))
+    await until(lambda: (tmp_path / "one.log").read_bytes() == line(1))
+    await writer.retarget(str(tmp_path / "two.log"))
+    near.send(line(2))
+    await until(lambda: (tmp_path / "two.log").read_bytes() == line(2))
+    with pytest.raises(FileNotFoundError):
+        await writer.retarget(str(tmp_path / "nowhere" / "three.log"))
+    writer.put(line(3))
+    await until(lambda: (tmp_path / "two.log").read_bytes() == line(2) + line(3))
+    await writer.retarget("off")
+    writer.put(line(4))
+    near.close()
+    await writer.close()
+    assert (tmp_path / "one.log").read_bytes() == line(1)
+    assert (tmp_path / "two.log").read_bytes() == line(2) + line(3)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from aigw import process, supervisor
+from aigw import process, shared, supervisor
 from aigw.process import WorkerProcess
+from aigw.source import Options
 
 PATIENCE = 20.0  # seconds that a test waits for what must happen
 BODY = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})
@@ -256,10 +257,12 @@ def run_with(config: list[str], worker: list[str]) -> int:
     started = WorkerProcess(subprocess.Popen(worker), near, records)
     far.close()
     records_far.close()
+    cells = shared.Cells(rows=1)
     config_child = subprocess.Popen(config, stdout=subprocess.PIPE)
     try:
-        return supervisor.run(supervisor.Options("config.yaml"), config_child, started)
+        return supervisor.run(Options("config.yaml"), cells, config_child, started)
     finally:
+        cells.close()
         assert config_child.stdout is not None
         config_child.stdout.close()
 
@@ -496,7 +499,7 @@ def test_a_worker_that_does_not_end_is_killed(folder: Path) -> None:
 
 def test_sighup_is_answered_and_ends_nothing(serve: Serve) -> None:
     serve.signal(signal.SIGHUP)
-    serve.until("SIGHUP: the config is read at start only; restart aigw to apply a change")
+    serve.until("SIGHUP: the config has not changed; generation 1 serves")
     assert serve.chat() == 200
     assert serve.stop() == 0
 

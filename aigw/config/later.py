@@ -37,7 +37,6 @@ LATER = (
     Later("listen", "listening on a unix socket is", _is_unix),
     Later("listen.*", "listening on a unix socket is", _is_unix),
     Later("listen.*.address", "listening on a unix socket is", _is_unix),
-    Later("workers", "more than one worker is", _is_not("1")),
     Later("usage_store", "the usage store is", _is_not("off")),
     Later("trusted_proxies", "believing X-Forwarded-For is", bool),
     Later("prices", "pricing is", bool),

@@ -8,7 +8,7 @@ live inside it and die with it. No clock, no file, no socket here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -19,6 +19,9 @@ from aigw.wire.head import HeadBounds
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+
+# Yields between two items of something that may have very many, so that other things can be done meanwhile.
+Steps = Generator[None, None, _V]
 
 # Names of models that clients made up and a glob took; the memo starts anew beyond it.
 _MEMO_SIZE: Final = 1024
@@ -35,6 +38,7 @@ class Target:
         "address",
         "base",
         "ca",
+        "ca_digest",
         "fixed",
         "has_credential",
         "host_line",
@@ -61,6 +65,7 @@ class Target:
         tls = document["tls"]
         self.verify: bool = tls["verify"]
         self.ca: str | None = tls["ca"]
+        self.ca_digest: str | None = tls.get("ca_digest")  # of the file's content, which may change under its name
         self.server_name: str = tls["server_name"] or (self.address[0] if isinstance(self.address, tuple) else "")
         api_key = spec["api_key"] or document["api_key"]
         self.passes_client_key = api_key == "client"
@@ -73,7 +78,8 @@ class Target:
         if api_key is not None and not self.passes_client_key:
             lines.append(credential_line(upstream.provider, api_key))
         self.fixed = b"".join(line + b"\r\n" for line in lines)
-        self.pool_key = repr((upstream.name, self.name, spec["url"], self.verify, self.ca, self.server_name))
+        identity = (self.name, spec["url"], self.verify, self.ca, self.ca_digest, self.server_name)
+        self.pool_key = repr((upstream.name, *identity))
 
     def __repr__(self) -> str:
         return f"<Target {self.upstream.name}/{self.name}>"
@@ -116,7 +122,7 @@ class Upstream:
         self.private = self.provider != "http"  # an LLM provider: cookies stay on their own side
         targets = spec["targets"] or [{"name": "mock", "url": "mock:", "weight": 1, "api_key": None} | _BARE]
         self.targets = tuple(Target(self, index, target, spec) for index, target in enumerate(targets))
-        self.sequence = smooth([target.weight for target in self.targets])
+        self.sequence: tuple[int, ...] = ()  # see `build`: a long one takes a while
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.provider} {len(self.targets)} targets>"
@@ -301,26 +307,41 @@ class GatewaySpec:
 
     __slots__ = ("auth", "exact", "globs", "hosts", "keys", "matches", "models", "name", "resolved", "rules")
 
-    def __init__(self, name: str, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
         self.name = name
         self.hosts: list[str] = [host.lower() for host in spec["hosts"]]
         self.auth: bool = spec["auth"] == "keys"
         # digest -> (key, whether this digest is the one before the last rotation)
         self.keys: dict[bytes, tuple[Key, bool]] = {}
+        self.models: list[Model] = []
+        self.exact: dict[str, Model] = {}
+        self.globs: list[Model] = []
+        self.rules: list[Rule] = []
+        self.matches: dict[tuple[str, bytes], Match] = {}
+        self.resolved: dict[str, Resolved] = {}
+
+    def fill(self, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream]) -> Steps[None]:
+        """Take in keys, models and rules."""
         for key_name, key_spec in spec["keys"].items():
             key = Key(key_name, key_spec)
             if key_spec["previous"]:
                 self.keys[bytes.fromhex(key_spec["previous"]["sha256"])] = (key, True)
             self.keys[bytes.fromhex(key_spec["sha256"])] = (key, False)
-        self.models = [Model(pattern, model, upstreams[model["upstream"]]) for pattern, model in spec["models"].items()]
-        self.exact = {model.name: model for model in self.models if not model.is_glob}
-        globs = [model for model in self.models if model.is_glob]
-        self.globs = sorted(globs, key=lambda model: (-len(model.name), model.name))
-        rules = [Rule(rule, upstreams) for rule in spec["rules"]]
+            yield
+        for pattern, model_spec in spec["models"].items():
+            model = Model(pattern, model_spec, upstreams[model_spec["upstream"]])
+            self.models.append(model)
+            if model.is_glob:
+                self.globs.append(model)
+            else:
+                self.exact[model.name] = model
+            yield
+        self.globs.sort(key=lambda model: (-len(model.name), model.name))
+        for rule_spec in spec["rules"]:
+            self.rules.append(Rule(rule_spec, upstreams))
+            yield
         # Exact beats prefix, the longest prefix wins; among equals the order of the file.
-        self.rules = sorted(rules, key=lambda rule: (rule.exact is None, -len(rule.prefix)))
-        self.matches: dict[tuple[str, bytes], Match] = {}
-        self.resolved: dict[str, Resolved] = {}
+        self.rules.sort(key=lambda rule: (rule.exact is None, -len(rule.prefix)))
 
     def __repr__(self) -> str:
         return f"<GatewaySpec {self.name} {len(self.keys)} keys {len(self.models)} models {len(self.rules)} rules>"
@@ -371,7 +392,13 @@ class Snapshot:
         "upstreams",
     )
 
-    def __init__(self, document: Mapping[str, Any], generation: int) -> None:
+    def __init__(
+        self,
+        document: Mapping[str, Any],
+        generation: int,
+        upstreams: dict[str, Upstream],
+        gateways: dict[str, GatewaySpec],
+    ) -> None:
         self.generation = generation
         self.timeouts = Timeouts(document["timeouts"])
         bounds = document["bounds"]
@@ -381,8 +408,8 @@ class Snapshot:
         self.connections_bound: int = bounds["connections"]
         self.says_aigw: bool = document["answer_headers"]["x-aigw"]
         self.says_timing: bool = document["answer_headers"]["server-timing"]
-        self.upstreams = {name: Upstream(name, spec) for name, spec in document["upstreams"].items()}
-        self.gateways = {name: GatewaySpec(name, spec, self.upstreams) for name, spec in document["gateways"].items()}
+        self.upstreams = upstreams
+        self.gateways = gateways
         # every digest of every key: none of them may leave the gateway, whichever tenant it belongs to
         self.digests = frozenset(digest for gateway in self.gateways.values() for digest in gateway.keys)
         self.exact_hosts: dict[str, GatewaySpec] = {}
@@ -408,9 +435,31 @@ class Snapshot:
         return found
 
 
+def build(document: Mapping[str, Any], generation: int) -> Steps[Snapshot]:
+    """A validated document -> a snapshot, item by item. Pure: the same document gives an equal snapshot."""
+    upstreams = {}
+    for name, spec in document["upstreams"].items():
+        upstreams[name] = upstream = Upstream(name, spec)
+        upstream.sequence = yield from _smooth([target.weight for target in upstream.targets])
+    gateways = {}
+    for name, spec in document["gateways"].items():
+        gateways[name] = GatewaySpec(name, spec)
+        yield from gateways[name].fill(spec, upstreams)
+    return Snapshot(document, generation, upstreams, gateways)
+
+
 def compile(document: Mapping[str, Any], generation: int) -> Snapshot:
-    """A validated document -> a snapshot. Pure: the same document gives an equal snapshot."""
-    return Snapshot(document, generation)
+    """The same in one go."""
+    return _run(build(document, generation))
+
+
+def _run(steps: Steps[_V]) -> _V:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: _V = end.value
+            return value
 
 
 def parse_url(url: str) -> tuple[tuple[str, int] | str | None, str, bytes, bool]:
@@ -440,7 +489,12 @@ def smooth(weights: Iterable[int]) -> tuple[int, ...]:
     Each step adds every weight to its score, takes the highest and takes the sum off it again, so that a heavy target
     is spread over the round instead of getting a burst.
     """
+    return _run(_smooth(weights))
+
+
+def _smooth(weights: Iterable[int]) -> Steps[tuple[int, ...]]:
     weights = list(weights)
+    yield
     divisor = gcd(*weights)
     if not divisor:
         return ()
@@ -453,6 +507,7 @@ def smooth(weights: Iterable[int]) -> tuple[int, ...]:
         best = scores.index(max(scores))
         scores[best] -= total
         sequence.append(best)
+        yield
     return tuple(sequence)
 
 

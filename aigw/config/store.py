@@ -2,7 +2,8 @@
 
 `load` and `parse` are for commands. Run as a module this is the short-lived config child: parsing 10,000 keys holds the
 interpreter for seconds, so neither the supervisor nor a worker does it. The child prints one JSON object and nothing
-else, whatever the input: `{"document", "warnings", "files"}` with status 0, `{"errors"}` with status 1.
+else, whatever the input: `{"document", "warnings", "stated", "files"}` with status 0, `{"errors", "files"}` with
+status 1. `files` has what was read, or could not be: paths and digests, as `watch` compares them.
 
     python -m aigw.config.store [--builtin | PATH]
 
@@ -10,56 +11,68 @@ The document's shape is what `document.expand` returns.
 """
 
 import os
-import stat
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from aigw import watch
 from aigw.config import checks, later, schema
 from aigw.config.document import expand
 from aigw.config.interpolate import interpolate
 from aigw.config.loader import Loader
 from aigw.config.problem import ConfigError, Finding, Problem, path_text
-from aigw.config.walk import value_at
+from aigw.config.walk import select, value_at
+from aigw.watch import MAX_BYTES
 
 __all__ = ["ConfigError", "Loaded", "Problem", "builtin", "load", "parse"]
 
-MAX_BYTES = 16 << 20  # of the file: 100,000 keys, a minute of parsing
 MAX_SECRET_BYTES = 64 << 10  # of an interpolated file
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A config that can be used. `files` are the other files it was made from: interpolated ones and CAs."""
+    """A config that can be used. `files` are the other files it was made from: interpolated ones and CAs.
+
+    `stated` are the paths of `gateways`, `workers` and each gateway's `auth`, where they are written out.
+    """
 
     document: dict[str, Any]
     warnings: list[Problem]
     files: list[str]
+    stated: list[list[str]]
 
     def __repr__(self) -> str:  # the document holds credentials
         return f"<Loaded {len(self.warnings)} warnings {len(self.files)} files>"
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """The config in the file `path`. Raises: ConfigError with every problem."""
+Digests = dict[str, str | None]  # of files, by path: of what was read; None: it could not be read
+
+
+def load(path: Path, environ: Mapping[str, str], digests: Digests | None = None) -> Loaded:
+    """The config in the file `path`. `digests` is filled with what was read, whatever comes of it.
+
+    Raises: ConfigError with every problem.
+    """
     name = _printable(str(path))
+    digests = {} if digests is None else digests
     try:
-        text = _read(path, MAX_BYTES)
+        text = _read(str(path), MAX_BYTES, digests)
     except ValueError as error:
         raise ConfigError([Problem(name, 0, 0, "", str(error))]) from None
     except UnreadableBytes as error:
         raise ConfigError([Problem(name, error.line, error.column, "", error.message)]) from None
-    return parse(text, name=name, base=path.parent, environ=environ)
+    return parse(text, name=name, base=path.parent, environ=environ, digests=digests)
 
 
-def parse(text: str, *, name: str, base: Path, environ: Mapping[str, str]) -> Loaded:
+def parse(text: str, *, name: str, base: Path, environ: Mapping[str, str], digests: Digests | None = None) -> Loaded:
     """The config in `text`, called `name` in problems; relative paths are taken from the folder `base`.
 
     Raises: ConfigError with every problem.
     """
-    files = _Files(base)
+    files = _Files(base, {} if digests is None else digests)
     loader = Loader(text, name, lambda value: interpolate(value, environ, files.secret))
     problems = list(loader.problems)
 
@@ -81,7 +94,13 @@ def parse(text: str, *, name: str, base: Path, environ: Mapping[str, str]) -> Lo
     problems += (found for found in map(problem, refused) if found.path not in said)
     if problems:
         raise ConfigError(_in_order(problems))
-    return Loaded(document, _in_order(map(problem, checks.warnings(loader.data))), files.names)
+    warnings = _in_order(map(problem, checks.warnings(loader.data)))
+    return Loaded(document, warnings, files.names, _stated(loader.data))
+
+
+def _stated(raw: object) -> list[list[str]]:
+    places = [path for pattern in ("gateways", "workers", "gateways.*.auth") for path, _ in select(raw, pattern)]
+    return [[str(step) for step in path] for path in places]
 
 
 def builtin(environ: Mapping[str, str]) -> Loaded:
@@ -129,15 +148,11 @@ class UnreadableBytes(Exception):
         self.message = message
 
 
-def _read(path: Path, bound: int) -> str:
+def _read(path: str, bound: int, digests: Digests) -> str:
     """A file's text. Raises: ValueError or UnreadableBytes, with a message for people."""
+    digests[path] = None
     try:
-        # a pipe or a device could block for ever, or never end
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("is no regular file; name a file")
-            content = file.read(bound + 1)
+        content = watch.read(path)
     except FileNotFoundError:
         raise ValueError("does not exist; check the path") from None
     except PermissionError:
@@ -148,6 +163,7 @@ def _read(path: Path, bound: int) -> str:
         if "null" in str(error):
             raise ValueError("has a path with a NUL in it; check the path") from None
         raise
+    digests[path] = watch.digest(content)
     if len(content) > bound:
         raise ValueError(f"is larger than {bound >> 10} KiB; is it the right file?")
     try:
@@ -162,9 +178,10 @@ def _read(path: Path, bound: int) -> str:
 class _Files:
     """The other files a config names: read once each, and remembered so that they can be watched."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, digests: Digests) -> None:
         self.base = base
         self.names: list[str] = []
+        self._digests = digests
 
     def secret(self, path: str) -> str:
         """The content of an interpolated file without its last line break. Raises: ValueError."""
@@ -176,12 +193,15 @@ class _Files:
             raise ValueError(f"the file of ${{file:{_printable(path)}}} {error}") from None
 
     def authorities(self, document: dict[str, Any]) -> list[Finding]:
-        """Findings for CA files that cannot be used."""
+        """Findings for CA files that cannot be used; those that can are known by their content from then on."""
         found = []
         for name, upstream in document["upstreams"].items():
+            upstream["tls"]["ca_digest"] = None
             if path := upstream["tls"]["ca"]:
                 try:
-                    _check_authorities(self._read(path, MAX_BYTES))
+                    text = self._read(path, MAX_BYTES)
+                    _check_authorities(text)
+                    upstream["tls"]["ca_digest"] = sha256(text.encode()).hexdigest()
                 except ValueError as error:
                     found.append(Finding(("upstreams", name, "tls", "ca"), f"the file {error}"))
         return found
@@ -191,7 +211,7 @@ class _Files:
         if full not in self.names:
             self.names.append(full)
         try:
-            return _read(Path(full), bound)
+            return _read(full, bound, self._digests)
         except UnreadableBytes:
             raise ValueError("is not UTF-8 text") from None
 
@@ -222,17 +242,19 @@ def _child(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches it too, and is not a crash
     answer: dict[str, Any]
+    digests: Digests = {}
     try:
         if len(arguments) != 1:
             raise ConfigError([Problem("aigw.config.store", 0, 0, "", "takes one argument: --builtin or a path")])
-        loaded = builtin(os.environ) if arguments == ["--builtin"] else load(Path(arguments[0]), os.environ)
+        loaded = builtin(os.environ) if arguments == ["--builtin"] else load(Path(arguments[0]), os.environ, digests)
         answer = {
             "document": loaded.document,
             "warnings": [str(problem) for problem in loaded.warnings],
-            "files": loaded.files,
+            "stated": loaded.stated,
         }
     except ConfigError as error:
         answer = {"errors": [str(problem) for problem in error.problems]}
+    answer["files"] = digests
     json.dump(answer, sys.stdout)
     sys.stdout.write("\n")
     return 1 if "errors" in answer else 0

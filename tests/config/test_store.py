@@ -15,6 +15,7 @@ from aigw.config import snapshot, store
 from aigw.config.loader import Loader
 from aigw.config.values import Plain
 from aigw.config.walk import children
+from aigw.watch import digest_of
 
 BAD = Path(__file__).parent / "bad"
 CANARY = "canary"  # in every secret of the bad files and of this environment
@@ -319,7 +320,7 @@ def test_defaults_of_an_upstream() -> None:
             "pool_idle": 55.0,
         },
         "max_connections": None,
-        "tls": {"verify": True, "ca": None, "server_name": None},
+        "tls": {"verify": True, "ca": None, "server_name": None, "ca_digest": None},
         "targets": [
             {
                 "name": "api.openai.com:443",
@@ -473,7 +474,12 @@ def test_everything_else_of_the_document(tmp_path: Path) -> None:
     assert document["answer_headers"] == {"x-ratelimit": True, "x-aigw": False, "server-timing": True}
     found = document["upstreams"]["u"]
     assert found["headers"] == {"x-team": "search", "openai-organization": None, "x-empty": None}
-    assert found["tls"] == {"verify": True, "ca": str(tmp_path / "ca.pem"), "server_name": "internal.example.com"}
+    assert found["tls"] == {
+        "verify": True,
+        "ca": str(tmp_path / "ca.pem"),
+        "server_name": "internal.example.com",
+        "ca_digest": digest_of(str(tmp_path / "ca.pem")),
+    }
     assert found["targets"][0] | {"url": ""} == {
         "name": "h:443",
         "url": "",
@@ -691,7 +697,8 @@ def test_child_with_a_good_file(tmp_path: Path) -> None:
             f"{path}:1:1 admin: the admin API is not available yet; admin is ignored",
             f"{path}:3:1 gateways: there is no gateway, so every request is answered 404",
         ],
-        "files": [],
+        "stated": [["gateways"]],
+        "files": {str(path): digest_of(str(path))},
     }
 
 
@@ -710,4 +717,5 @@ def test_child_with_the_builtin_config() -> None:
     ],
 )
 def test_child_with_bad_input(arguments: tuple[str, ...], error: str) -> None:
-    assert child(*arguments) == (1, {"errors": [error]})
+    files = {path: digest_of(path) for path in arguments}
+    assert child(*arguments) == (1, {"errors": [error], "files": files})

@@ -1,0 +1,572 @@
+"""Every key of the config takes effect by reload: each is changed while the gateway serves, and what is seen of it
+differs.
+
+One case per key. A case has the config before and after, and a look at the running gateway that answers what the key
+decides. The same gateway sees both configs, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from fakes import Answer, Connection, Running, Seen, Stub, get, ok, post, running, stub, until
+from fakes import deaf as no_answer
+
+from aigw.config import later, schema, store
+
+CHAT = "/v1/chat/completions"
+KEY, OTHER_KEY = "sk-one", "sk-two"
+DIGEST, OTHER_DIGEST = (hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER_KEY))
+PAST, FUTURE = "2020-01-01", "2100-01-01"
+
+
+@dataclass
+class World:
+    """The gateway, and two upstreams that tell what they saw; `up` takes no body while `deaf`."""
+
+    gw: Running
+    up: Stub
+    other: Stub
+    deaf: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def ask(self, model: str = "gpt-4o", *lines: bytes, path: str = CHAT, stream: bool = False) -> Answer:
+        body = json.dumps({"model": model, "messages": [], "stream": stream}).encode()
+        return await self.gw.ask(post(path, body, *lines))
+
+    async def status(self, *words: Any, **more: Any) -> int:
+        return (await self.ask(*words, **more)).status
+
+    async def body(self, *words: Any, **more: Any) -> bytes:
+        return (await self.ask(*words, **more)).body
+
+    async def seen(self, *words: Any, **more: Any) -> Seen:
+        """The request as the upstream `up` saw it."""
+        await self.ask(*words, **more)
+        return self.up.last
+
+
+Look = Callable[[World], Awaitable[object]]
+
+
+def header(name: str, *words: Any, **more: Any) -> Look:
+    async def look(world: World) -> object:
+        return (await world.ask(*words, **more)).headers.get(name)
+
+    return look
+
+
+def status(*words: Any, **more: Any) -> Look:
+    return lambda world: world.status(*words, **more)
+
+
+def body(*words: Any, **more: Any) -> Look:
+    return lambda world: world.body(*words, **more)
+
+
+def sent(read: Callable[[Seen], object], *words: Any, **more: Any) -> Look:
+    async def look(world: World) -> object:
+        return read(await world.seen(*words, **more))
+
+    return look
+
+
+def sent_header(name: str, *words: Any, **more: Any) -> Look:
+    return sent(lambda seen: seen.headers.get(name), *words, **more)
+
+
+SECOND = 1.0  # what a look waits for what should come at once, or not at all
+
+
+async def within(coroutine: Awaitable[bytes]) -> object:
+    """What it answers, or that it does not."""
+    try:
+        async with asyncio.timeout(SECOND):
+            return (await coroutine)[:12]
+    except TimeoutError:
+        return "nothing"
+    except (ConnectionResetError, asyncio.IncompleteReadError):
+        return "cut"
+
+
+def ends(*parts: bytes, head: bool = False) -> Look:
+    """How the gateway ends a connection, or answers, when no more than these bytes come."""
+
+    async def look(world: World) -> object:
+        client = await world.gw.connect()
+        await client.send(*parts)
+        try:
+            return await within(client.reader.readuntil(b"\r\n\r\n") if head else client.reader.read(-1))
+        finally:
+            client.writer.transport.abort()
+            await until(lambda: not world.gw.open_ends, "the exchange gone")
+
+    return look
+
+
+def with_upstream(begins: bytes, look: Look) -> Look:
+    """The same, with an upstream that sends this and then stops."""
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await connection.send(begins)
+        await connection.gone()
+
+    async def held(world: World) -> object:
+        before, world.up.handler = world.up.handler, handler
+        try:
+            return await look(world)
+        finally:
+            world.up.handler = before
+
+    return held
+
+
+async def deaf_upload(world: World) -> object:
+    """The upstream takes the head and nothing of 24 MB behind it."""
+    world.deaf.set()
+    client = await world.gw.connect()
+    client.writer.write(post("/x", b"x" * (24 << 20)))
+    try:
+        return await within(client.reader.readuntil(b"\r\n\r\n"))
+    finally:
+        client.writer.transport.abort()
+        world.deaf.clear()
+        await until(lambda: not world.gw.open_ends, "the exchange gone")
+
+
+async def deaf_client(world: World) -> object:
+    """A client that takes nothing of 24 MB: whether it is still there."""
+    client = await world.gw.connect(buffer=4096)
+    client.stop_reading()
+
+    async def gone() -> bytes:
+        await until(lambda: not world.gw.gateway.clients, "the client gone")
+        return b"gone"
+
+    await until(lambda: world.gw.gateway.clients, "the client")
+    try:
+        client.writer.write(get("/x"))
+        await until(lambda: world.gw.gateway.slow, "it is slow")
+        return await within(gone())
+    finally:
+        client.writer.transport.abort()
+        await until(lambda: not world.gw.open_ends, "the exchange gone")
+
+
+async def lingers(world: World) -> object:
+    """How long a refused client that goes on sending is read, as the gateway intends."""
+    client = await world.gw.connect()
+    await client.send(b"NONSENSE\r\n\r\n")
+    await client.read(b"\r\n\r\n")
+    (connection,) = world.gw.gateway.clients
+    left = round(connection.deadline - time.monotonic())
+    client.writer.transport.abort()
+    await until(lambda: not world.gw.gateway.clients, "it is gone")
+    return left
+
+
+async def kept(world: World) -> object:
+    """How long the connection to the upstream may stay idle."""
+    await world.ask()
+    (connection,) = [one for pool in world.gw.gateway.pools.values() for one in pool.idle]
+    return round(connection.idle_until - time.monotonic())
+
+
+async def two_clients(world: World) -> object:
+    one, other = await world.gw.connect(), await world.gw.connect()
+    try:
+        return [(await client.ask(get("/__/ping"))).status for client in (one, other)]
+    except ConnectionError:
+        return "refused"
+    finally:
+        for client in (one, other):
+            client.writer.transport.abort()
+        await until(lambda: not world.gw.gateway.clients, "both gone")
+
+
+async def two_bodies(world: World) -> object:
+    """Two clients whose bodies are collected at once: how the second one is answered."""
+    one, other = await world.gw.connect(), await world.gw.connect()
+    part = post(CHAT, b"{" * 900)[:-1]
+    await one.send(part)
+    await until(lambda: world.gw.gateway.collected, "the first collected")
+    await other.send(part)
+    try:
+        return await within(other.reader.readuntil(b"\r\n\r\n"))
+    finally:
+        for client in (one, other):
+            client.writer.transport.abort()
+        await until(lambda: not world.gw.gateway.clients, "both gone")
+
+
+async def models(world: World) -> object:
+    return [
+        entry["id"] for entry in (await world.gw.ask(get("/v1/models", b"x-api-key: " + KEY.encode()))).json()["data"]
+    ]
+
+
+async def spread(world: World) -> object:
+    """How four requests were shared out."""
+    return sorted([await world.body() for _ in range(4)])
+
+
+async def queued(world: World) -> object:
+    """Two at once, where the first one holds the upstream."""
+    release = asyncio.Event()
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await release.wait()
+        await connection.send(ok())
+
+    before, world.up.handler = world.up.handler, handler
+    count = len(world.up.seen)
+    first = asyncio.create_task(world.ask())
+    await until(lambda: len(world.up.seen) > count, "the first at the upstream")
+    second = asyncio.create_task(world.ask())
+    try:
+        await asyncio.wait({second}, timeout=SECOND)
+        seen = len(world.up.seen) - count
+        return (seen, second.result().status if second.done() else "waits")
+    finally:
+        release.set()
+        await asyncio.gather(first, second)
+        world.up.handler = before
+
+
+UPSTREAM = "{up: {provider: openai, targets: [{url: URL}]}}"
+GATEWAY = "{default: {auth: none, models: {gpt-4o: up}}}"
+
+
+def top(text: str, *, upstreams: str = UPSTREAM, gateways: str = GATEWAY) -> str:
+    return f"{text}\nupstreams: {upstreams}\ngateways: {gateways}\n"
+
+
+def up(text: str) -> str:
+    return top("", upstreams=f"{{up: {{{text}}}, other: {{provider: openai, targets: [{{url: OTHER}}]}}}}")
+
+
+def target(text: str) -> str:
+    return up(f"provider: openai, targets: [{{{text}}}]")
+
+
+def gateway(text: str) -> str:
+    return top("", gateways=f"{{default: {{{text}}}}}")
+
+
+def client_key(text: str) -> str:
+    return gateway(f"keys: {{k: {{{text}}}}}, models: {{gpt-4o: up, o1: up}}")
+
+
+def model(text: str, name: str = "gpt-4o") -> str:
+    return gateway(f'auth: none, models: {{"{name}": {text}}}')
+
+
+def rule(text: str, upstream: str = "provider: http, targets: [{url: URL}]") -> str:
+    return top(
+        "",
+        upstreams=f"{{up: {{{upstream}}}, ai: {{provider: openai, targets: [{{url: URL}}]}}}}",
+        gateways=f"{{default: {{auth: none, models: {{gpt-4o: ai}}, rules: [{{{text}}}]}}}}",
+    )
+
+
+WITH_KEY = (b"x-api-key: " + KEY.encode(),)
+
+PLAIN = f'keys: {{k: {{sha256: "{DIGEST}"}}}}, models: {{gpt-4o: up}}'
+BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n"
+LARGE = b"HTTP/1.1 200 OK\r\ncontent-length: 25165824\r\n\r\n" + b"x" * (24 << 20)
+REQUEST = post(CHAT, b'{"model": "gpt-4o"}')
+UPLOAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gw\r\ncontent-length: 100\r\n\r\n{"
+HTTP = "provider: http, targets: [{url: URL}]"
+AI = "provider: openai, targets: [{url: URL}]"
+SECURE = "provider: openai, targets: [{url: SECURE}]"
+
+
+def digest_of(key: str) -> str:
+    return f'sha256: "{hashlib.sha256(key.encode()).hexdigest()}"'
+
+
+# key: the config before and after, and where it shows
+CASES: dict[str, tuple[str, str, Look]] = {
+    "answer_headers.server-timing": (top(""), top("answer_headers: {server-timing: false}"), header("server-timing")),
+    "answer_headers.x-aigw": (top(""), top("answer_headers: {x-aigw: false}"), header("x-aigw-upstream")),
+    "bounds.body": (top(""), top("bounds: {body: 1KiB}"), status("x" * 1020)),
+    "bounds.collected": (top("bounds: {body: 1KiB}"), top("bounds: {body: 1KiB, collected: 1KiB}"), two_bodies),
+    "bounds.connections": (top(""), top("bounds: {connections: 1}"), two_clients),
+    "bounds.head": (top(""), top("bounds: {head: 1KiB, url: 1KiB}"), status("gpt-4o", b"x-long: " + b"x" * 1000)),
+    "bounds.headers": (top(""), top("bounds: {headers: 8}"), status("gpt-4o", *[b"x-%d: x" % n for n in range(9)])),
+    "bounds.url": (top(""), top("bounds: {url: 256}"), status(path=CHAT + "?" + "x" * 256)),
+    "timeouts.client_read": (top(""), top("timeouts: {client_read: 100ms}"), ends(UPLOAD, head=True)),
+    "timeouts.client_write": (
+        rule("name: a, path: /*, upstream: up"),
+        "timeouts: {client_write: 100ms}\n" + rule("name: a, path: /*, upstream: up"),
+        with_upstream(LARGE, deaf_client),
+    ),
+    "timeouts.keepalive": (top(""), top("timeouts: {keepalive: 100ms}"), ends()),
+    "timeouts.linger": (top(""), top("timeouts: {linger: 60s}"), lingers),
+    "timeouts.request": (top(""), top("timeouts: {request: 100ms}"), ends(b"GET / HTTP/1.1\r\n", head=True)),
+    "timeouts.total": (top(""), top("timeouts: {total: 200ms}"), with_upstream(BEGUN, ends(REQUEST))),
+    "upstreams.*.api_key": (up(AI), up(f"{AI}, api_key: sk-new"), sent_header("authorization")),
+    "upstreams.*.balance": (
+        up("provider: openai, targets: [{url: URL, weight: 3}, {url: OTHER}]"),
+        up("provider: openai, targets: [{url: URL, weight: 3}, {url: OTHER}], balance: least_connections"),
+        spread,
+    ),
+    "upstreams.*.dialects": (up(AI), up(f"{AI}, dialects: [anthropic]"), status()),
+    "upstreams.*.headers": (up(AI), up(f"{AI}, headers: {{x-team: search}}"), sent_header("x-team")),
+    "upstreams.*.max_connections": (up(AI), up(f"{AI}, max_connections: 1"), queued),
+    "upstreams.*.provider": (up(AI), up("provider: anthropic, targets: [{url: URL}]"), status()),
+    "upstreams.*.usage": (
+        up(AI),
+        up(f"{AI}, usage: inject"),
+        sent(lambda seen: b"include_usage" in seen.body, "gpt-4o", stream=True),
+    ),
+    "upstreams.*.targets.*.api_key": (
+        target("url: URL"),
+        target("url: URL, api_key: sk-new"),
+        sent_header("authorization"),
+    ),
+    "upstreams.*.targets.*.headers": (
+        target("url: URL"),
+        target("url: URL, headers: {x-rack: a}"),
+        sent_header("x-rack"),
+    ),
+    "upstreams.*.targets.*.model": (
+        target("url: URL"),
+        target("url: URL, model: {gpt-4o: other}"),
+        sent(lambda seen: json.loads(seen.body)["model"]),
+    ),
+    "upstreams.*.targets.*.name": (
+        target("url: URL, name: one"),
+        target("url: URL, name: two"),
+        lambda world: record_of(world, "target"),
+    ),
+    "upstreams.*.targets.*.url": (target("url: URL"), target("url: OTHER"), body()),
+    "upstreams.*.targets.*.weight": (
+        up("provider: openai, targets: [{url: URL, weight: 3}, {url: OTHER, weight: 1}]"),
+        up("provider: openai, targets: [{url: URL, weight: 1}, {url: OTHER, weight: 3}]"),
+        spread,
+    ),
+    "upstreams.*.timeouts.connect": (
+        up("provider: openai, targets: [{url: DEAF}]"),
+        up("provider: openai, targets: [{url: DEAF}], timeouts: {connect: 100ms}"),
+        ends(REQUEST, head=True),
+    ),
+    "upstreams.*.timeouts.first_byte": (
+        up(AI),
+        up(f"{AI}, timeouts: {{first_byte: 100ms}}"),
+        with_upstream(b"", ends(REQUEST, head=True)),
+    ),
+    "upstreams.*.timeouts.idle": (up(AI), up(f"{AI}, timeouts: {{idle: 100ms}}"), with_upstream(BEGUN, ends(REQUEST))),
+    "upstreams.*.timeouts.pool_idle": (up(AI), up(f"{AI}, timeouts: {{pool_idle: 20s}}"), kept),
+    "upstreams.*.timeouts.queue": (
+        up(f"{AI}, max_connections: 1"),
+        up(f"{AI}, max_connections: 1, timeouts: {{queue: 100ms}}"),
+        queued,
+    ),
+    "upstreams.*.timeouts.send": (
+        rule("name: a, path: /*, upstream: up", f"{HTTP}, timeouts: {{send: 2s}}"),
+        rule("name: a, path: /*, upstream: up", f"{HTTP}, timeouts: {{send: 100ms}}"),
+        deaf_upload,
+    ),
+    "upstreams.*.tls.ca": (up(f"{SECURE}, tls: {{ca: wrong.pem}}"), up(f"{SECURE}, tls: {{ca: ca.pem}}"), status()),
+    "upstreams.*.tls.server_name": (
+        up(f"{SECURE}, tls: {{ca: ca.pem}}"),
+        up(f"{SECURE}, tls: {{ca: ca.pem, server_name: other.example}}"),
+        status(),
+    ),
+    "upstreams.*.tls.verify": (up(SECURE), up(f"{SECURE}, tls: {{verify: false}}"), status()),
+    "gateways.*.auth": (gateway("models: {gpt-4o: up}"), gateway("auth: none, models: {gpt-4o: up}"), status()),
+    "gateways.*.hosts": (
+        gateway("auth: none, models: {gpt-4o: up}"),
+        gateway("auth: none, models: {gpt-4o: up}, hosts: [a.example]"),
+        status(),
+    ),
+    "gateways.*.keys.*.disabled": (
+        client_key(digest_of(KEY)),
+        client_key(f"{digest_of(KEY)}, disabled: true"),
+        status("gpt-4o", *WITH_KEY),
+    ),
+    "gateways.*.keys.*.expires": (
+        client_key(f"{digest_of(KEY)}, expires: {FUTURE}"),
+        client_key(f"{digest_of(KEY)}, expires: {PAST}"),
+        status("gpt-4o", *WITH_KEY),
+    ),
+    "gateways.*.keys.*.models": (
+        client_key(digest_of(KEY)),
+        client_key(f"{digest_of(KEY)}, models: [o1]"),
+        status("gpt-4o", *WITH_KEY),
+    ),
+    "gateways.*.keys.*.previous.sha256": (
+        client_key(f"{digest_of('new')}, previous: {{{digest_of('x')}, until: {FUTURE}}}"),
+        client_key(f"{digest_of('new')}, previous: {{{digest_of(KEY)}, until: {FUTURE}}}"),
+        status("gpt-4o", *WITH_KEY),
+    ),
+    "gateways.*.keys.*.previous.until": (
+        client_key(f"{digest_of('new')}, previous: {{{digest_of(KEY)}, until: {FUTURE}}}"),
+        client_key(f"{digest_of('new')}, previous: {{{digest_of(KEY)}, until: {PAST}}}"),
+        status("gpt-4o", *WITH_KEY),
+    ),
+    "gateways.*.keys.*.resources": (
+        gateway(f"keys: {{k: {{{digest_of(KEY)}, models: [gpt-4o]}}}}, models: {{gpt-4o: up}}, "
+                "rules: [{name: a, path: /*, default: up}]"),
+        gateway(f"keys: {{k: {{{digest_of(KEY)}, models: [gpt-4o], resources: true}}}}, models: {{gpt-4o: up}}, "
+                "rules: [{name: a, path: /*, default: up}]"),
+        status("gpt-4o", *WITH_KEY, path="/v1/files"),
+    ),
+    "gateways.*.keys.*.sha256": (
+        client_key(digest_of(KEY)),
+        client_key(digest_of("new")),
+        status("gpt-4o", *WITH_KEY),
+    ),
+    "gateways.*.models.*.hidden": (model("{upstream: up}"), model("{upstream: up, hidden: true}"), models),
+    "gateways.*.models.*.list": (model("{upstream: up}", "*"), model("{upstream: up, list: [o1]}", "*"), models),
+    "gateways.*.models.*.model": (
+        model("{upstream: up}"),
+        model("{upstream: up, model: real}"),
+        sent(lambda seen: json.loads(seen.body)["model"]),
+    ),
+    "gateways.*.models.*.timeouts.total": (
+        model("{upstream: up}"),
+        model("{upstream: up, timeouts: {total: 200ms}}"),
+        with_upstream(BEGUN, ends(REQUEST)),
+    ),
+    "gateways.*.models.*.upstream": (
+        up(AI),
+        up(AI).replace("gpt-4o: up", "gpt-4o: {upstream: other}"),
+        body(),
+    ),
+    "gateways.*.rules.*.default": (
+        gateway("auth: none, models: {gpt-4o: up}, rules: [{name: a, path: /*}]"),
+        gateway("auth: none, models: {gpt-4o: up}, rules: [{name: a, path: /*, default: up}]"),
+        status(path="/v1/files"),
+    ),
+    "gateways.*.rules.*.methods": (
+        rule("name: a, path: /*, upstream: up"),
+        rule("name: a, path: /*, upstream: up, methods: [GET]"),
+        status(),
+    ),
+    "gateways.*.rules.*.name": (
+        rule("name: a, path: /*, upstream: up"),
+        rule("name: b, path: /*, upstream: up"),
+        lambda world: record_of(world, "rule"),
+    ),
+    "gateways.*.rules.*.path": (
+        rule("name: a, path: /a/*, upstream: up"),
+        rule("name: a, path: /b/*, upstream: up"),
+        status(path="/a/x"),
+    ),
+    "gateways.*.rules.*.preserve_host": (
+        rule("name: a, path: /*, upstream: up"),
+        rule("name: a, path: /*, upstream: up, preserve_host: true"),
+        sent(lambda seen: seen.headers["host"] == "gw"),
+    ),
+    "gateways.*.rules.*.public": (
+        gateway("models: {gpt-4o: up}, rules: [{name: a, path: /*}]"),
+        gateway("models: {gpt-4o: up}, rules: [{name: a, path: /*, public: true}]"),
+        status(),
+    ),
+    "gateways.*.rules.*.strip_path": (
+        rule("name: a, path: /a/*, upstream: up"),
+        rule("name: a, path: /a/*, upstream: up, strip_path: true"),
+        sent(lambda seen: seen.line, path="/a/x"),
+    ),
+    "gateways.*.rules.*.timeouts.total": (
+        rule("name: a, path: /*, upstream: up"),
+        rule("name: a, path: /*, upstream: up, timeouts: {total: 200ms}"),
+        with_upstream(BEGUN, ends(REQUEST)),
+    ),
+    "gateways.*.rules.*.upstream": (
+        rule("name: a, path: /*, upstream: up"),
+        rule("name: a, path: /*"),
+        lambda world: record_of(world, "upstream"),
+    ),
+}  # fmt: skip
+
+# Of the process rather than of its gateway: shown with processes.
+ELSEWHERE = {
+    "access_log": "test_reload.py::test_the_access_log_goes_elsewhere",
+    "drain.delay": "test_reload.py::test_drain_s_times_take_effect",
+    "drain.timeout": "test_reload.py::test_drain_s_times_take_effect",
+    "listen": "test_reload.py::test_listeners_come_and_go",
+    "listen.*.address": "test_reload.py::test_listeners_come_and_go",
+    "workers": "test_reload.py::test_more_and_fewer_workers_lose_no_connection",
+}
+# Accepted, and without effect until the feature is there that reads them.
+WITHOUT_EFFECT = {
+    "admin.listen": "there is no admin API yet",
+    "admin.token": "there is no admin API yet",
+    "answer_headers.x-ratelimit": "there are no limits yet",
+    "gateways.*.keys.*.group": "there are no limits and no metrics yet",
+    "timeouts.handshake": "there is no TLS on listeners yet",
+}
+
+
+async def record_of(world: World, name: str) -> object:
+    count = len(world.gw.lines)
+    await world.ask()
+    return (await world.gw.record(count))[name]
+
+
+def leaves() -> set[str]:
+    """Keys that hold a value rather than further keys, and are available."""
+    keys = schema.keys()
+    later_ones = {entry.pattern for entry in later.LATER}
+    held_back = {key for key in keys if any(key == one or key.startswith(one + ".") for one in later_ones)}
+    parents = {key.rpartition(".")[0].removesuffix(".*") for key in keys}
+    return keys - parents - (held_back - CASES.keys() - ELSEWHERE.keys())
+
+
+def test_every_key_has_its_case() -> None:
+    assert leaves() - CASES.keys() - ELSEWHERE.keys() == WITHOUT_EFFECT.keys()
+    for place in ELSEWHERE.values():
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (Path(__file__).parent / file).read_text()
+
+
+@pytest.mark.parametrize("key", CASES)
+async def test_a_key_takes_effect(key: str, tmp_path: Path) -> None:
+    before, after, look = CASES[key]
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "wrong.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    deaf = asyncio.Event()
+
+    async def on_head(connection: Connection, seen: Seen) -> None:
+        if deaf.is_set():
+            connection.stop_reading()
+            await asyncio.Event().wait()  # until the stub stops
+
+    async with (
+        stub(ok(b"up"), on_head=on_head) as one,
+        stub(ok(b"other")) as other,
+        stub(ssl=context) as secure,
+        no_answer() as silent,
+    ):
+        places = {
+            "SECURE": f"https://localhost:{secure.port}",
+            "OTHER": other.url,
+            "DEAF": silent.url,
+            "URL": one.url,
+        }
+
+        def read(text: str) -> dict[str, Any]:
+            for name, url in places.items():
+                text = text.replace(f"url: {name}", f'url: "{url}"')
+            return store.parse(text, name="config.yaml", base=tmp_path, environ={}).document
+
+        async with running(read(before), buffer=4096) as gw:
+            world = World(gw, one, other, deaf)
+            first = await look(world)
+            gw.apply(read(after), 2)
+            assert await look(world) != first, first
