@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final
 
 from aigw import shared
+from aigw.accept import Acceptor
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.errors import Failure
 from aigw.ledger import refusal
@@ -37,7 +38,14 @@ BACKLOG: Final = 4096
 ACCEPT: Final = 0.01
 # Descriptors kept free for what is no exchange: log, channels, listeners, resolver.
 SPARE_DESCRIPTORS: Final = 64
+# Of the spare ones, what clients may have that are told that there are too many; the others wait to be accepted.
+MOST_REFUSED: Final = 32
+# With so many descriptors more than the clients need, a full accept queue does no harm.
+PLENTY: Final = 2 * BACKLOG
 _HEX: Final = [b"%02x" % byte for byte in range(256)]
+
+# What accepts on one socket.
+Server = asyncio.AbstractServer | Acceptor
 
 
 class Gateway:
@@ -84,7 +92,8 @@ class Gateway:
         # life
         self.draining = False  # readiness is red
         self._leaving = False  # no client is kept
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[Server] = []
+        self._acceptors: set[Acceptor] = set()  # of the servers, those that wait for room
         self._sweep = Sweep(self)
         self.wall_offset = time.time() - monotonic()
 
@@ -136,21 +145,35 @@ class Gateway:
         """Writes what changes with every client into the shared row; several times a second."""
         self.row[CONNECTIONS] = len(self.clients)
 
-    async def listen(self, sockets: list[socket.socket]) -> list[asyncio.AbstractServer]:
+    async def listen(self, sockets: list[socket.socket]) -> list[Server]:
         """Accept clients on these too. The sockets are the servers' then."""
-        made: list[asyncio.AbstractServer] = []
+        made: list[Server] = []
         for sock in sockets:
-            make = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
-            made.append(await make(lambda: ClientConnection(self), sock=sock, backlog=BACKLOG))
+            made.append(await self._serve(sock))
             self._servers.append(made[-1])
         return made
 
-    async def ignore(self, servers: list[asyncio.AbstractServer]) -> None:
+    async def _serve(self, sock: socket.socket) -> Server:
+        descriptors = self._descriptors
+        if descriptors is not None and descriptors < 2 * self._most_clients + PLENTY:
+            acceptor = Acceptor(self.loop, sock, lambda: ClientConnection(self), self._room)
+            self._acceptors.add(acceptor)
+            return acceptor
+        make = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
+        return await make(lambda: ClientConnection(self), sock=sock, backlog=BACKLOG)
+
+    def _room(self) -> int:
+        """How many more clients may be accepted: those over the bound are few, and only told so."""
+        return self._most_clients + MOST_REFUSED - len(self.clients)
+
+    async def ignore(self, servers: list[Server]) -> None:
         """Accept no more clients on these, but for those who wait already."""
         await asyncio.sleep(ACCEPT)
         for server in servers:
             server.close()
             self._servers.remove(server)
+            if isinstance(server, Acceptor):
+                self._acceptors.discard(server)
 
     def unready(self) -> None:
         """Readiness turns red; clients are told with each answer that it is the last."""
@@ -201,6 +224,8 @@ class Gateway:
 
     def client_closed(self, client: ClientConnection) -> None:
         self.clients.discard(client)
+        for acceptor in self._acceptors:
+            acceptor.resume()
         self.slow.discard(client)
 
     def refusal(self, failure: Failure, client: ClientConnection) -> bytes:
@@ -241,6 +266,17 @@ class Gateway:
             self._retired.append(pool)
         candidate.pool = pool
         return pool
+
+    def make_room(self) -> None:
+        """A connection to an upstream is about to be opened. Where descriptors are counted, each client has one for
+        it; one that is idle at another target is closed for it, the one that would be closed first anyway."""
+        if self._descriptors is None:
+            return
+        pools = [*self.pools.values(), *self._retired]
+        if sum(pool.open for pool in pools) >= self._most_clients:
+            oldest = min((pool.idle[0] for pool in pools if pool.idle), key=lambda one: one.idle_until, default=None)
+            if oldest is not None:
+                oldest.abort()
 
     def in_flight(self, target: Target) -> int:
         pool = self.pools.get(target.pool_key)

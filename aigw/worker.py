@@ -33,7 +33,7 @@ import uvloop
 from aigw import __version__, shared
 from aigw.channel import Channel
 from aigw.config import lines, snapshot
-from aigw.gateway import Gateway
+from aigw.gateway import Gateway, Server
 from aigw.process import Faults, describe_error, ignore_signals, log
 from aigw.records import Sender
 
@@ -69,7 +69,7 @@ class Worker:
             row=row,
         )
         self._mock: asyncio.AbstractServer | None = None
-        self._listeners: dict[int, asyncio.AbstractServer] = {}
+        self._listeners: dict[int, Server] = {}
         self._dropped = 0  # of the log's records, as far as they were counted
         # the config on its way: what came of it, and what was made of that
         self._document: lines.Document = {}

@@ -52,7 +52,7 @@ RUNNING = [
     {"__main__"},
 ]
 # Tools that know the operating system and nothing of the gateway; both sides use them.
-TOOLS = {"shared", "watch", "listen", "logfile", "process", "channel", "screen", "show", "handle"}
+TOOLS = {"accept", "shared", "watch", "listen", "logfile", "process", "channel", "screen", "show", "handle"}
 
 # No loop, no clock, no file: these are functions of what they are given.
 PURE = (

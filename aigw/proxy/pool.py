@@ -123,6 +123,11 @@ class Pool:
         self.retire()
 
     @property
+    def open(self) -> int:
+        """Connections, those that are being opened among them."""
+        return len(self.idle) + self.busy + self.dialling
+
+    @property
     def in_flight(self) -> int:
         return self.busy + len(self.waiting)
 
@@ -133,6 +138,7 @@ class Pool:
     # dialling -----------------------------------------------------------------------------------------------------
 
     def _dial(self) -> None:
+        self.gateway.make_room()
         self.dialling += 1
         task = self.gateway.loop.create_task(self._connect())
         self._tasks.add(task)

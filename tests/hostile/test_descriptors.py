@@ -129,9 +129,6 @@ def ask(port: int) -> bytes:
         return sock.recv(12)
 
 
-@pytest.mark.xfail(
-    reason="the loop's server accepts all that wait, and closes those it has no descriptor for", strict=True
-)
 def test_a_thousand_clients_and_256_descriptors(tmp_path: Path, few_descriptors: None) -> None:
     with Upstream() as up, Serve(tmp_path, CONFIG.replace("URL", up.url)) as serve:
         said = len(serve.err.lines)
@@ -165,7 +162,6 @@ gateways:
 """
 
 
-@pytest.mark.xfail(reason="idle connections to other targets are kept when there is no descriptor left", strict=True)
 def test_idle_connections_make_room_for_others(tmp_path: Path, few_descriptors: None) -> None:
     """As many clients as there may be, all at one upstream and then all at another."""
     with Upstream() as a, Upstream() as b:
