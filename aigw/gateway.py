@@ -17,6 +17,7 @@ from typing import Final
 from aigw import shared
 from aigw.accept import Acceptor
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
+from aigw.counters import Counters, TargetStates
 from aigw.errors import Failure
 from aigw.ledger import refusal
 from aigw.proxy import answers
@@ -49,7 +50,8 @@ Server = asyncio.AbstractServer | Acceptor
 
 
 class Gateway:
-    """`emit` takes one record line. `row` are the worker's shared cells (default: some that nobody else sees).
+    """`emit` takes one record line. `row` and its `series` are the worker's shared cells (default: some that
+    nobody else sees).
     `descriptors` is how many files the process may open; an exchange needs two."""
 
     def __init__(
@@ -61,12 +63,16 @@ class Gateway:
         mock_socket: str | None = None,
         descriptors: int | None = None,
         row: memoryview | None = None,
+        series: shared.Series | None = None,
     ) -> None:
         # wiring
         self.loop = loop
         self.version = version
         self.emit = emit
         self.row = shared.private_row() if row is None else row
+        series = shared.Series(self.row, 0) if series is None else series
+        self.counters = Counters(self.row, series)
+        self._targets = TargetStates(self.row, series)
         self._dialler = Dialler(loop, mock_socket)
         self._descriptors = descriptors
         # the config
@@ -234,6 +240,7 @@ class Gateway:
         body, lines = answers.error(failure, "", request_id)
         lines.append(b"x-request-id: " + request_id)
         wall = self.wall(monotonic())
+        self.counters.refused(failure.kind)
         self.emit(refusal(request_id, client.address_bytes, failure, len(body), self.snapshot.generation, wall))
         return answer(failure.kind.status, body, now=wall, lines=lines, close=True)
 
@@ -252,6 +259,7 @@ class Gateway:
         """Called by the sweep about once a second: the wall clock may have been set."""
         self.wall_offset = time.time() - monotonic()
         self._retired = [pool for pool in self._retired if pool.in_flight]
+        self._targets.stamp([*self.pools.values(), *self._retired])
 
     # exchanges ----------------------------------------------------------------------------------------------------
 

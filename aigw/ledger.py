@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import orjson
 
 from aigw.errors import Failure
+from aigw.tokens import Tokens
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate, Snapshot
-    from aigw.providers.tap import Tap
     from aigw.admit import Admission
+    from aigw.config.snapshot import Candidate, Snapshot
     from aigw.wire.head import ResponseHead
 
 # DEL, and U+0080 to U+009F in UTF-8
@@ -39,7 +39,6 @@ class Finished(Protocol):
     bytes_in: int
     bytes_out: int
     response: ResponseHead | None
-    tap: Tap | None
     started: float
     acquiring_at: float
     sent_at: float
@@ -47,7 +46,15 @@ class Finished(Protocol):
     overhead: bytes  # as it was said to the client, b"" where it was not
 
 
-def record(exchange: Finished, client: bytes, end: str, failure: Failure | None, now: float, wall: float) -> bytes:
+def record(
+    exchange: Finished,
+    client: bytes,
+    end: str,
+    failure: Failure | None,
+    now: float,
+    wall: float,
+    tokens: Tokens | None,
+) -> bytes:
     """One JSON line with its newline. `now` is monotonic, `wall` the epoch seconds of its start.
 
     `time` is when the request's head was complete; `overhead_ms` what the gateway itself took before it turned to
@@ -66,10 +73,8 @@ def record(exchange: Finished, client: bytes, end: str, failure: Failure | None,
         if response is not None and (response.request_id or response.own_id):
             upstream_id = response.request_id or response.own_id or b""
             more += b',"upstream_request_id":' + _json(upstream_id.decode("latin-1"))
-        if exchange.tap is not None:
-            tokens = exchange.tap.usage(whole=end == "ok")
-            if tokens is not None:
-                more += b',"tokens":' + orjson.dumps(tokens.known())
+        if tokens is not None:
+            more += b',"tokens":' + orjson.dumps(tokens.known())
     return (
         b'{"time":"%b","request_id":"%b","client":"%b",%b,"status":%d,%b,"bytes_in":%d,"bytes_out":%d,'
         b'"duration_ms":%.3f,"generation":%d%b}\n'

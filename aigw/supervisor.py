@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aigw import __version__, listen, screen, source
 from aigw.channel import encode
@@ -33,6 +33,10 @@ from aigw.shared import Cells
 from aigw.source import Options, Reading
 from aigw.watch import INTERVAL, Watch, digest_of
 from aigw.workers import Version, Workers
+
+if TYPE_CHECKING:
+    from aigw.config.snapshot import Snapshot
+    from aigw.status import Facts
 
 AGAIN = 60.0  # seconds after which the errors of a config that is not obeyed are said again
 READ_TRIES = 3  # for a file that changes while it is read
@@ -62,6 +66,7 @@ class Supervisor:
         self._options = options
         self._config = config  # the child that reads the config now, or did last
         self._first = worker
+        self._cells = cells
         self._workers = Workers(loop, cells)
         self._workers.adopt(worker)
         # what outlives a worker
@@ -74,6 +79,7 @@ class Supervisor:
         self.errors: list[str] = []
         self._served = Reading()
         self._watch = Watch()
+        self._snapshot: Snapshot | None = None  # compiled when first asked about
         self._said = 0.0  # when the errors were, in the loop's time
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -252,6 +258,47 @@ class Supervisor:
                 await self.reload("the config has changed")
             if self.errors and self._loop.time() - self._said >= AGAIN:
                 self._complain()
+
+    # --- what others may know
+
+    @property
+    def facts(self) -> "Facts":
+        from aigw.status import Facts  # as all that follows: no part of the start
+
+        return Facts(
+            version=__version__,
+            uptime=time.monotonic() - self._options.since,
+            generation=self.generation,
+            document=self._served.document,
+            config=self._options.config,
+            errors=tuple(self.errors),
+            listeners=tuple(self._listeners.names),
+            wanted=self._workers.count,
+            restarts=self._workers.restarts,
+            lost=self._workers.lost_exchanges,
+            dropped=0 if self._writer is None else self._writer.dropped,
+        )
+
+    def status(self) -> dict[str, Any]:
+        from aigw.status import status
+
+        return status(self.facts, self._cells)
+
+    def metrics(self) -> tuple[bytes, bytes]:
+        """Content type and text."""
+        from aigw import metrics
+
+        return metrics.CONTENT_TYPE, metrics.render(self.facts, self._cells)
+
+    def explain(self, sample: dict[str, Any], record: dict[str, Any] | None) -> dict[str, Any]:
+        """What would be done with a request; `record` is of an exchange that it shall be like. Raises: SampleError."""
+        from aigw.config import snapshot
+        from aigw.explain import explain
+        from aigw.sample import sample_of
+
+        if self._snapshot is None or self._snapshot.generation != self.generation:
+            self._snapshot = snapshot.compile(self._served.document, self.generation)
+        return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time())
 
     # --- end
 

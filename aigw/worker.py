@@ -54,6 +54,7 @@ class Worker:
         control: socket.socket,
         records: socket.socket,
         row: memoryview,
+        series: shared.Series,
     ) -> None:
         # wiring
         self._loop = loop
@@ -67,6 +68,7 @@ class Worker:
             version=__version__,
             descriptors=None if limit == resource.RLIM_INFINITY else limit,
             row=row,
+            series=series,
         )
         self._mock: asyncio.AbstractServer | None = None
         self._listeners: dict[int, Server] = {}
@@ -217,19 +219,21 @@ class Worker:
                 self._drained.set_result(cut)
 
 
-async def serve(control: socket.socket, records: socket.socket, row: memoryview) -> None:
+async def serve(control: socket.socket, records: socket.socket, row: memoryview, series: shared.Series) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Faults())
-    await Worker(loop, control, records, row).run()
+    await Worker(loop, control, records, row, series).run()
 
 
 def main() -> None:
     ignore_signals()
-    control, records, cells, row = map(int, sys.argv[1:5])
+    control, records, descriptor, number = map(int, sys.argv[1:5])
+    cells = shared.Cells(descriptor)
     gc.collect()
     gc.freeze()  # what was imported stays: the collector need not look at it again
     gc.set_threshold(*COLLECT)
-    uvloop.run(serve(socket.socket(fileno=control), socket.socket(fileno=records), shared.Cells(cells).row(row)))
+    sockets = socket.socket(fileno=control), socket.socket(fileno=records)
+    uvloop.run(serve(*sockets, cells.row(number), cells.series(number)))
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class Workers:
         self._lost = 0  # workers that died since it began
         self._tasks: set[asyncio.Task[Any]] = set()
         self.restarts = 0
+        self.lost_exchanges = 0  # that ended with their worker
 
     def __repr__(self) -> str:
         return f"<Workers {len(self.serving)} of {len(self._places)} serving, {len(self._retired)} retired>"
@@ -282,6 +283,7 @@ class Workers:
         self._suspects.discard(handle.pid)
         if handle.cut is None:
             self._lost += 1
+            self.lost_exchanges += was[shared.IN_FLIGHT]
             if self._writer is not None:
                 now = time.time()
                 record = {

@@ -14,7 +14,7 @@ from aigw import errors, ledger, route
 from aigw.config import snapshot
 from aigw.config.snapshot import Candidate, Key, Match, Snapshot
 from aigw.errors import Failure
-from aigw.providers.tap import BODY, Tap
+from aigw.tokens import Tokens
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser, ResponseHead, ResponseParser
 
 CONFIG = snapshot.compile(
@@ -52,7 +52,6 @@ class Ended:
     bytes_in: int = 10
     bytes_out: int = 20
     response: ResponseHead | None = None
-    tap: Tap | None = None
     started: float = 100.0
     acquiring_at: float = 100.002
     sent_at: float = 100.005
@@ -77,8 +76,14 @@ def exchange(
     return Ended(Admitted(head, found, OWNER), **given)
 
 
-def record(of: Ended, end: str = "ok", failure: Failure | None = None, client: bytes = b"10.0.0.1") -> dict[str, Any]:
-    line = ledger.record(of, client, end, failure, 100.75, WALL)
+def record(
+    of: Ended,
+    end: str = "ok",
+    failure: Failure | None = None,
+    client: bytes = b"10.0.0.1",
+    tokens: Tokens | None = None,
+) -> dict[str, Any]:
+    line = ledger.record(of, client, end, failure, 100.75, WALL, tokens)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert not [char for char in line.decode()[:-1] if unicodedata.category(char) == "Cc"], line
@@ -229,10 +234,7 @@ def test_which_id_is_the_upstreams(lines: bytes, upstream_id: str | None) -> Non
 
 
 def test_what_the_answer_says_it_used() -> None:
-    tap = Tap(BODY)
-    tap.feed(b'{"usage":{"prompt_tokens":7,"completion_tokens":0,"prompt_tokens_details":{"cached_tokens":3}}}')
-    assert record(exchange(tap=tap))["tokens"] == {"input": 7, "output": 0, "cached": 3}
-    assert "tokens" not in record(exchange(tap=Tap(BODY)))
+    assert record(exchange(), tokens=Tokens(7, 0, 3))["tokens"] == {"input": 7, "output": 0, "cached": 3}
     assert "tokens" not in record(exchange())
 
 

@@ -563,7 +563,10 @@ class Exchange:
             self.upload.resume()
         if end:
             try:
+                tap = self.tap
+                tokens = tap.usage(whole=end == "ok") if tap is not None and self.head_at else None
+                gateway.counters.count(self, end, failure, now, tokens)
                 wall = self.started + gateway.wall_offset
-                gateway.emit(record(self, self.client.address_bytes, end, failure, now, wall))
+                gateway.emit(record(self, self.client.address_bytes, end, failure, now, wall, tokens))
             except Exception as error:  # the client is not to suffer for it
                 gateway.report(error, self)

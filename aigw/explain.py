@@ -1,0 +1,308 @@
+"""What the gateway would do with a request, and why: a sample of one, decided as serving decides, and nothing is sent.
+
+Admission, route and heads are the functions that serving uses (`admit`, `route`, `forward`); what is added here are the
+reasons, read off the snapshot. What only a worker knows, whose turn it is among several targets, comes from a `View`
+where there is one; without it the answer says what share each of them has. No clock, no socket, no file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aigw.admit import (
+    Admission,
+    admit,
+    is_probe,
+    listed,
+    model_of_form,
+    model_of_json,
+    too_large,
+    unlisted,
+    with_model,
+)
+from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Resolved, Snapshot, Target, Upstream
+from aigw.errors import Failure, Refused
+from aigw.forward import request_message, request_prefix
+from aigw.providers import CREDENTIAL_HEADERS
+from aigw.route import View, choose, find
+from aigw.sample import Sample, add_key, message
+from aigw.wire.fields import line_name
+from aigw.wire.head import RequestHead, RequestParser, key_of
+from aigw.wire.jsonspan import include_usage
+
+MASK: Final = "***"
+NEW_ID: Final = "(a new one)"  # in the head, where the sample brings no id
+
+_SECRET_LINES: Final = frozenset(name.encode() for name in (*CREDENTIAL_HEADERS, "x-aigw-key", "cookie"))
+
+
+class Explained:
+    """One sample, decided. `failure` is what it would be refused with, `answer` what the gateway would answer itself;
+    with neither it would be forwarded with `head`."""
+
+    __slots__ = (
+        "admission",
+        "answer",
+        "body",
+        "candidate",
+        "failure",
+        "head",
+        "model",
+        "patches",
+        "request",
+        "resolved",
+    )
+
+    def __init__(self) -> None:
+        self.request: RequestHead | None = None
+        self.body = b""
+        self.admission: Admission | None = None
+        self.model: str | None = None
+        self.resolved: Resolved | None = None
+        self.candidate: Candidate | None = None
+        self.failure: Failure | None = None
+        self.answer = ""
+        self.head = b""
+        self.patches: list[str] = []
+
+
+class _Unknown:
+    """The view of who does not know the workers' moment."""
+
+    def in_flight(self, target: Target) -> int:
+        return 0
+
+    def cursor(self, upstream: Upstream) -> int:
+        return 0
+
+
+def explain(snapshot: Snapshot, sample: Sample, wall: float, view: View | None = None) -> dict[str, Any]:
+    """The plan as plain data for JSON. `wall` is epoch seconds, for keys that expire; `view` a worker's, if known.
+
+    Raises: SampleError.
+    """
+    return _Words(snapshot, sample, decide(snapshot, sample, wall, view or _Unknown()), view).plan()
+
+
+def decide(snapshot: Snapshot, sample: Sample, wall: float, view: View) -> Explained:
+    """The order of decisions is `Exchange.begin`'s, with the whole body there at once."""
+    done = Explained()
+    block, done.body = message(sample)
+    try:
+        head = done.request = RequestParser().parse(block, snapshot.head_bounds)
+    except Refused as refused:
+        done.failure = refused.failure
+        return done
+    if sample.key_name is not None:
+        add_key(snapshot, head, sample.key_name)
+    admission = done.admission = admit(snapshot, head, wall)
+    if is_probe(snapshot, head):
+        done.answer = "a probe: the gateway answers whether it is up"
+        return done
+    done.failure = admission.failure
+    if done.failure is None and admission.is_listing:
+        done.failure = unlisted(admission.found, admission.key)
+        done.answer = "the gateway answers what the key may use of its models"
+        if listed(admission.found):
+            done.answer = "the gateway answers that there is this model"
+    if done.failure is None and not done.answer:
+        if admission.source == "body" and len(done.body) > snapshot.body_bound:
+            done.failure = too_large(snapshot.body_bound)
+        else:
+            _route(snapshot, done, admission, view)
+    return done
+
+
+def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View) -> None:
+    """From the body to the candidate, and to the head that asks it."""
+    members: dict[str, Any] = {}
+    span: tuple[int, int] | None = None
+    done.model = admission.found.endpoint.model
+    if admission.source == "body":
+        read = model_of_json(done.body)
+        if isinstance(read, Failure):
+            done.failure = read
+            return
+        done.model, members = read
+    elif admission.source == "form":
+        form = model_of_form(admission, done.body)
+        if isinstance(form, Failure):
+            done.failure = form
+            return
+        done.model, span = form.model, form.span
+    resolved = find(admission.found, admission.dialect, admission.key, done.model)
+    if isinstance(resolved, Failure):
+        done.failure = resolved
+        return
+    done.resolved = resolved
+    candidate = resolved.only or choose(resolved, view)
+    if isinstance(candidate, Failure):
+        done.failure = candidate
+        return
+    done.candidate = candidate
+    whole = done.body
+    patched = False
+    sent = candidate.sent
+    if admission.source == "body":
+        asking = None
+        if candidate.injects and admission.found.endpoint.streams_usage:
+            asking = include_usage(whole, members)
+        if asking is not None:
+            patched = True
+            whole = asking
+            done.patches.append("stream_options.include_usage is set, to learn the usage; the client does not see it")
+    if candidate.renamed and sent is not None:
+        done.patches.append(f"the model's name becomes {sent!r}")
+        if admission.source == "body":
+            whole = with_model(whole, members, sent)
+        elif span is not None:
+            whole = whole[: span[0]] + sent.encode() + whole[span[1] :]
+    head = admission.head
+    prefix = request_prefix(snapshot, admission.found, candidate, head, patched=patched)
+    request_id = head.request_id or NEW_ID.encode()
+    asked = request_message(prefix, request_id, b"", head.line.method, len(whole), whole)
+    done.head = asked[: len(asked) - len(whole)]
+    done.body = whole
+
+
+# the words ------------------------------------------------------------------------------------------------------------
+
+
+class _Words:
+    """The decision as plain data, each part with its reason."""
+
+    __slots__ = ("_done", "_sample", "_snapshot", "_view")
+
+    def __init__(self, snapshot: Snapshot, sample: Sample, done: Explained, view: View | None) -> None:
+        self._snapshot = snapshot
+        self._sample = sample
+        self._done = done
+        self._view = view
+
+    def plan(self) -> dict[str, Any]:
+        done, sample = self._done, self._sample
+        admission = done.admission
+        plan: dict[str, Any] = {
+            "outcome": "refused" if done.failure else "answered" if done.answer else "forwarded",
+            "request": {"method": sample.method, "path": _without_keys(sample.path), "host": sample.host},
+            "generation": self._snapshot.generation,
+        }
+        if admission is not None and admission.match is not None:
+            found = admission.match
+            plan["gateway"] = {"name": found.gateway.name, "why": self._why_gateway(found.gateway)}
+            plan["rule"] = {"name": found.rule.name, "why": _why_rule(found)}
+            endpoint = found.endpoint
+            plan["endpoint"] = {"kind": endpoint.kind, "dialect": admission.dialect, "model_in": admission.source}
+            plan["key"] = _key(found, admission.key)
+        if done.resolved is not None:
+            plan["model"] = _model(done.resolved, done.model, admission.found if admission else None)
+            plan["candidates"] = self._candidates(done.resolved)
+            plan["limits"] = []  # none of the config's keys makes one yet
+        elif done.model is not None:
+            plan["model"] = {"asked": done.model}
+        if done.failure is not None:
+            plan["refusal"] = _refusal(done.failure)
+        elif done.answer:
+            plan["answer"] = done.answer
+        elif done.candidate is not None:
+            plan["patches"] = done.patches
+            plan["head_to"] = done.candidate.target.name
+            plan["head"] = masked(done.head, done.candidate.target)
+        return plan
+
+    def _why_gateway(self, gateway: GatewaySpec) -> str:
+        assert self._done.request is not None
+        host = self._done.request.host
+        if host in self._snapshot.exact_hosts:
+            return f"it answers for the host {host}"
+        suffix = next(
+            suffix for suffix, other in self._snapshot.suffix_hosts if host.endswith(suffix) and other is gateway
+        )
+        return f"its hosts have *{suffix}, the longest that fits {host}" if suffix else "its hosts have *: any host"
+
+    def _candidates(self, resolved: Resolved) -> list[dict[str, Any]]:
+        upstream = resolved.upstream
+        chosen = self._done.candidate
+        is_known = self._view is not None or resolved.only is not None
+        total = sum(target.weight for target in upstream.targets)
+        described = []
+        for candidate in resolved.candidates:
+            target = candidate.target
+            entry: dict[str, Any] = {"target": target.name, "upstream": upstream.name, "weight": target.weight}
+            if candidate.sent is not None:
+                entry["model"] = candidate.sent
+            entry["chosen"] = is_known and candidate is chosen
+            entry["why"] = self._why(candidate, total, is_known and candidate is chosen)
+            described.append(entry)
+        return described
+
+    def _why(self, candidate: Candidate, total: int, is_chosen: bool) -> str:
+        target = candidate.target
+        upstream = target.upstream
+        if not target.weight:
+            return "no candidate: its weight is 0"
+        if total == target.weight:
+            return "the only target" if len(upstream.targets) == 1 else "the only target with a weight"
+        if upstream.balance == "round_robin":
+            share = f"{target.weight} of {total} turns are its own"
+            return f"it is its turn; {share}" if is_chosen else share
+        load = "the fewest exchanges in flight for its weight get the next"
+        if self._view is None:
+            return load
+        return f"{self._view.in_flight(target)} in flight; {load}"
+
+
+def _why_rule(found: Match) -> str:
+    rule = found.rule
+    path = f"the path is {rule.prefix.decode()}" if rule.exact is not None else ""
+    path = path or f"the longest prefix that takes the path is {rule.prefix.decode()}/*"
+    methods = "any method" if rule.methods is None else f"methods {', '.join(sorted(rule.methods))}"
+    return f"{path}; {methods}; {'by model' if rule.by_model else 'it names its upstream'}"
+
+
+def _key(found: Match, key: Key | None) -> dict[str, Any] | None:
+    if key is not None:
+        globs = sorted(f"{head}*{tail}" for head, tail in key.globs)
+        models = ["*"] if key.all_models else [*sorted(key.exact), *globs]
+        return {"name": key.name, "group": key.group, "models": models}
+    if not found.gateway.auth:
+        return {"name": None, "why": "the gateway asks for none (auth: none)"}
+    return {"name": None, "why": "the rule asks for none (public: true)"} if found.rule.public else None
+
+
+def _model(resolved: Resolved, asked: str | None, found: Match | None) -> dict[str, Any]:
+    if resolved.entry is not None:
+        is_glob = "*" in resolved.entry and resolved.entry != asked
+        why = "the longest glob that fits" if is_glob else "its exact name"
+    elif found is not None and found.rule.by_model:
+        why = "no model is named: the rule's default"
+    else:
+        why = "the rule names the upstream"
+    return {"asked": asked, "entry": resolved.entry, "upstream": resolved.upstream.name, "why": why}
+
+
+def _refusal(failure: Failure) -> dict[str, Any]:
+    kind = failure.kind
+    said: dict[str, Any] = {"status": kind.status, "code": kind.code, "fault": kind.fault, "message": failure.message}
+    if failure.param is not None:
+        said["param"] = failure.param
+    return said
+
+
+def masked(head: bytes, target: Target) -> list[str]:
+    """The lines of a request's head as they may be shown: no credential, and no value that the config sets."""
+    secret = _SECRET_LINES | {line_name(line) for line in target.fixed.split(b"\r\n") if line}
+    first, *lines = head.rstrip(b"\r\n").split(b"\r\n")
+    shown = [_without_keys(first.decode("latin-1"))]
+    for line in lines:
+        name, _, _ = line.partition(b":")
+        shown.append(f"{name.decode()}: {MASK}" if line_name(line) in secret else line.decode("latin-1"))
+    return shown
+
+
+def _without_keys(target: str) -> str:
+    """A request target, or the line that begins with one, without the keys in its query."""
+    path, mark, rest = target.partition("?")
+    query, blank, version = rest.partition(" ")
+    parts = [part if key_of(part.encode()) is None else f"{part.partition('=')[0]}={MASK}" for part in query.split("&")]
+    return path + mark + "&".join(parts) + blank + version

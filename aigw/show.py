@@ -1,0 +1,136 @@
+"""The admin API's answers as lines for people: what `aigw status` and `aigw explain` print of them.
+
+Pure text from plain data, short and aligned; `--json` prints the data themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+WIDTH: Final = 12  # of the left column
+MOST: Final = 20  # workers, targets or names printed; the rest is counted
+
+Row = tuple[str, str]
+
+
+def plan(found: Mapping[str, Any]) -> str:
+    """What `explain` answers."""
+    request = found["request"]
+    rows: list[Row] = [("request", f"{request['method']} {request['path']} (host {request['host']})")]
+    rows += [(name, f"{found[name]['name']}: {found[name]['why']}") for name in ("gateway", "rule") if name in found]
+    endpoint = found.get("endpoint")
+    if endpoint is not None:
+        rows.append(("dialect", f"{endpoint['dialect']}, {endpoint['kind']}; model in: {endpoint['model_in']}"))
+    rows += _key(found.get("key"))
+    model = found.get("model")
+    if model is not None and "upstream" in model:
+        asked = "none" if model["asked"] is None else model["asked"]
+        entry = "" if model["entry"] is None else f" is {model['entry']} ({model['why']})"
+        why = f" ({model['why']})" if model["entry"] is None else ""
+        rows.append(("model", f"{asked}{entry} -> {model['upstream']}{why}"))
+    elif model is not None:
+        rows.append(("model", model["asked"]))
+    if "candidates" in found:
+        rows += _labelled("targets", _candidates(found["candidates"]))
+        rows.append(("limits", ", ".join(map(str, found["limits"])) or "none"))
+    rows += _outcome(found)
+    return _lines(rows)
+
+
+def _key(key: Mapping[str, Any] | None) -> list[Row]:
+    if key is None:
+        return []
+    if key["name"] is None:
+        return [("key", f"none: {key['why']}")]
+    group = "" if key["group"] is None else f" of {key['group']}"
+    models = ", ".join(key["models"][:MOST]) + (", ..." if len(key["models"]) > MOST else "")
+    return [("key", f"{key['name']}{group}, may use {'any model' if key['models'] == ['*'] else models or 'no model'}")]
+
+
+def _candidates(candidates: list[Mapping[str, Any]]) -> list[str]:
+    width = max(len(candidate["target"]) for candidate in candidates)
+    return [
+        f"{'>' if candidate['chosen'] else ' '} {candidate['target']:<{width}}  "
+        + (f"as {candidate['model']}: " if "model" in candidate else "")
+        + str(candidate["why"])
+        for candidate in candidates
+    ]
+
+
+def _outcome(found: Mapping[str, Any]) -> list[Row]:
+    refusal = found.get("refusal")
+    if refusal is not None:
+        return [("refused", f"{refusal['status']} {refusal['code']}: {refusal['message']}")]
+    if "answer" in found:
+        return [("answered", found["answer"])]
+    return [
+        *_labelled("changes", found["patches"] or ["none: the body goes on byte for byte"]),
+        *_labelled(f"to {found['head_to']}"[: WIDTH - 1], found["head"]),
+    ]
+
+
+def status(found: Mapping[str, Any]) -> str:
+    """What `status` answers, as lines for people."""
+    config = found["config"]
+    clients, upstream = found["connections"]["client"], found["connections"]["upstream"]
+    rows: list[Row] = [
+        ("aigw", f"{found['version']}, pid {found['pid']}, up {_span(found['uptime_seconds'])}"),
+        ("config", f"{config['path'] or 'built-in'}, generation {found['generation']}"),
+        *(("  error", error) for error in config["errors"]),
+        *(("listens", name) for name in found["listeners"]),
+        *_labelled("workers", _workers(found)),
+        ("clients", f"{clients['active']} active, {clients['idle']} idle"),
+        ("upstreams", f"{upstream['busy']} connections busy, {upstream['idle']} idle"),
+        *_labelled("", _targets(found["upstreams"])),
+        ("exchanges", f"{found['exchanges']['total']} ended, {found['in_flight']} in flight"),
+    ]
+    if found["exchanges"]["worker_lost"]:
+        rows.append(("  lost", f"{found['exchanges']['worker_lost']} with their worker"))
+    if found["log_dropped"]:
+        rows.append(("log", f"{found['log_dropped']} records dropped"))
+    return _lines(rows)
+
+
+def _workers(found: Mapping[str, Any]) -> list[str]:
+    restarts = found["worker_restarts"]
+    again = f", {restarts} restart{'' if restarts == 1 else 's'}" if restarts else ""
+    lines = [f"{len(found['workers'])} of {found['workers_wanted']}{again}"]
+    for worker in found["workers"]:
+        serves = f"generation {worker['generation']}" if worker["generation"] else "starting"
+        lines.append(
+            f"  pid {worker['pid']}: {serves}, {worker['connections']} clients, {worker['in_flight']} in flight"
+        )
+    return lines
+
+
+def _targets(upstreams: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+    names = [f"{name}/{target}" for name, targets in upstreams.items() for target in targets]
+    width = max(map(len, names), default=0)
+    entries = [values for targets in upstreams.values() for values in targets.values()]
+    return [
+        f"  {name:<{width}}  {values['busy']} busy, {values['idle']} idle, {values['waiting']} waiting"
+        + ("" if values["weight"] else ", weight 0")
+        for name, values in zip(names, entries, strict=True)
+    ]
+
+
+def _labelled(label: str, lines: list[str]) -> list[Row]:
+    """Lines that belong together, not too many of them."""
+    shown = lines if len(lines) <= MOST else [*lines[:MOST], f"  ... and {len(lines) - MOST} more"]
+    return [(label if not index else "", line) for index, line in enumerate(shown)]
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    """What comes from elsewhere stays one line, and without control bytes: a terminal obeys them."""
+    texts = (f"{label:<{WIDTH}}{line}" for label, line in rows)
+    return "".join("".join(c if c.isprintable() else "?" for c in text) + "\n" for text in texts)
+
+
+def _span(seconds: float) -> str:
+    whole = int(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= size:
+            smaller, name = {"d": (3600, "h"), "h": (60, "m"), "m": (1, "s")}[unit]
+            return f"{whole // size}{unit} {whole % size // smaller}{name}"
+    return f"{whole}s"

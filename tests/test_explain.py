@@ -1,0 +1,331 @@
+"""What explain says is what the running gateway does: a matrix of configs and requests both ways, compared."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from fakes import Answer, Running, document, gateway, key, model, rule, running, stub, target, upstream
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aigw import show
+from aigw.config import snapshot
+from aigw.explain import MASK, NEW_ID, decide, explain
+from aigw.sample import Sample, SampleError, message, sample_of
+
+SECRET = "sk-upstream-secret"  # of upstreams
+KEYS = {
+    "demo": key("sk-demo"),
+    "few": key("sk-few", models=["gpt-4o", "claude-*"], group="search"),
+    "old": key("sk-old", expires=1_000_000.0),
+    "off": key("sk-off", disabled=True),
+}
+
+
+def documents(url: str) -> dict[str, dict[str, Any]]:
+    """By a name that says what is special about each."""
+    up = upstream(target(url + "/v1", api_key=SECRET))
+    two = upstream(target(url, "a", weight=2), target(url, "b", api_key="client"), target(url, "c", weight=0))
+    claude = upstream(target(url), provider="anthropic", api_key=SECRET, headers={"x-team": "search", "x-gone": None})
+    plain = upstream(target(url + "/base"), provider="http")
+    upstreams = {"up": up, "two": two, "claude": claude, "plain": plain}
+    upstreams["asks"] = upstream(target(url), usage="inject", api_key=SECRET)
+    upstreams["none"] = upstream(target(url, weight=0))
+    upstreams["busy"] = upstream(target(url, "a"), target(url, "b"), balance="least_connections")
+    models = {
+        "gpt-4o": model("up"),
+        "gpt-*": model("two", "real-*"),
+        "claude-*": model("claude"),
+        "fast": model("asks", "llama"),
+        "idle": model("none"),
+        "busy": model("busy"),
+    }
+    rules = [
+        rule("api", "/v1/*", default={"openai": "up", "anthropic": "claude"}),
+        rule("beta", "/v1beta/*"),
+        rule("exact", "/v1/embeddings", methods=["POST"], upstream="two"),
+        rule("ping", "/ping", methods=["GET", "HEAD"], upstream="plain", public=True),
+        rule("files", "/files/*", upstream="plain", strip_path=True, preserve_host=True),
+        rule("health", "/healthz", upstream="plain"),
+    ]
+    tenant = gateway(*rules, hosts=["*"], auth="keys", keys=KEYS, models=models)
+    open_to_all = gateway(hosts=["open.example", "*.open.example"], models={"*": model("two")})
+    return {
+        "one": document(upstreams, gateways={"main": tenant, "open": open_to_all}),
+        "no default": document(
+            upstreams,
+            gateways={"main": gateway(rule("api", "/v1/*"), hosts=["gw.example"], models=models)},
+            answer_headers={"x-ratelimit": True, "x-aigw": False, "server-timing": False},
+        ),
+        "short": document(upstreams, gateways={"main": tenant | {"hosts": ["gw.example"]}}, bounds={"body": 60}),
+    }
+
+
+PATHS = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/audio/transcriptions"),
+    ("POST", "/v1beta/models/gpt-5:generateContent"),
+    ("POST", "/openai/deployments/gpt-5/chat/completions?key=sk-demo&api-version=1"),
+    ("POST", "/v1/new/thing"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/gpt-4o"),
+    ("GET", "/v1/files/abc"),
+    ("POST", "/v1/v1/chat/completions"),
+    ("POST", "/chat/completions"),
+    ("GET", "/ping"),
+    ("POST", "/ping"),
+    ("GET", "/files/a//b"),
+    ("PUT", "/files/x"),
+    ("GET", "/healthz"),
+    ("HEAD", "/"),
+    ("GET", "/v1/../files"),
+    ("POST", "/v1/chat%2Fcompletions"),
+]
+HOSTS = ["gw.example", "open.example", "a.open.example:80"]
+NAMES = [None, "demo", "few", "old", "off", "unknown"]
+MODELS = [None, "gpt-4o", "gpt-5", "claude-x", "fast", "idle", "busy", "nothing"]
+HEADERS = {
+    "plain": {},
+    "much": {
+        "accept-encoding": "br, gzip",
+        "cookie": "a=b",
+        "x-gone": "1",
+        "x-api-key": "sk-own",
+        "x-request-id": "id-1",
+    },
+    "odd": {"content-type": "application/json; charset=utf-7", "content-encoding": "gzip"},
+}
+ODD = st.characters(codec=None, exclude_categories=())  # half surrogates and control characters too
+STREAM = {"model": "fast", "stream": True, "messages": []}
+
+
+ASKED = snapshot.compile(documents("http://127.0.0.1:1")["one"], 1)
+
+
+def samples() -> Iterator[dict[str, Any]]:
+    """Every path with every key, model and host; other headers with some of them."""
+    for (method, path), host, name, asked in itertools.product(PATHS, HOSTS, NAMES, MODELS):
+        if host != "gw.example" and name not in (None, "demo"):
+            continue
+        if asked not in (None, "gpt-4o") and (method != "POST" or name in ("old", "off", "unknown")):
+            continue
+        yield {"method": method, "path": path, "host": host, "key": name and f"sk-{name}", "model": asked}
+    for (method, path), headers in itertools.product(PATHS, ("much", "odd")):
+        for asked in ("gpt-4o", "fast"):
+            yield {"method": method, "path": path, "key": "sk-demo", "model": asked, "headers": HEADERS[headers]}
+    chat = {"path": "/v1/chat/completions", "host": "gw.example", "key": "sk-demo"}
+    for body in (STREAM, {"model": 5}, {"Model": "gpt-4o"}, "{", '{"model": "gpt-4o", "model": "fast"}', "[]"):
+        yield chat | {"body": body}
+    yield chat | {"path": "/v1/messages", "dialect": "anthropic", "model": "claude-3"}
+    yield chat | {"path": "/v1/chat completions".replace(" ", "%00")}
+    yield chat | {"method": "gEt", "path": "/v1/models"}
+    yield chat | {"host": "two words"}
+
+
+async def compare(run: Running, compiled: snapshot.Snapshot, sample: Sample, seen: list[Any]) -> str:
+    """Explains, then asks; the outcome, once both are found to be the same."""
+    plan = explain(compiled, sample, time.time(), run.gateway)
+    body = decide(compiled, sample, time.time(), run.gateway).body
+    before, records = len(seen), len(run.lines)
+    head, sent = message(sample)
+    answer = await run.ask(head + b"\r\n\r\n" + sent, head_only=sample.method == "HEAD")
+    record = run.records[-1] if len(run.lines) > records else {}
+    asked = seen[before:]
+    assert SECRET not in json.dumps(plan)
+    outcome = plan["outcome"]
+    if outcome == "refused":
+        refused_alike(plan, answer, record)
+    elif outcome == "answered":
+        assert (answer.status, "x-aigw-upstream" in answer.headers) == (200, False)
+    else:
+        assert answer.status == 200
+        (request,) = asked
+        forwarded_alike(plan, request, record)
+        assert request.body == body
+    assert len(asked) == (outcome == "forwarded")
+    return str(outcome)
+
+
+def refused_alike(plan: dict[str, Any], answer: Answer, record: dict[str, Any]) -> None:
+    refusal = plan["refusal"]
+    assert answer.status == refusal["status"]
+    assert answer.headers["x-aigw-error"] == refusal["code"]
+    assert (record["error"], record["fault"]) == (refusal["code"], refusal["fault"])
+    if answer.body:
+        said = answer.json()["error"]
+        assert said["message"] == refusal["message"]
+    for name in ("gateway", "rule"):
+        assert record.get(name) == (plan[name]["name"] if name in plan else None)
+
+
+def forwarded_alike(plan: dict[str, Any], request: Any, record: dict[str, Any]) -> None:
+    (chosen,) = [candidate for candidate in plan["candidates"] if candidate["chosen"]]
+    assert plan["head_to"] == chosen["target"]
+    shown = {
+        "gateway": plan["gateway"]["name"],
+        "rule": plan["rule"]["name"],
+        "key": plan["key"]["name"],
+        "model": plan["model"]["asked"],
+        "model_used": chosen.get("model"),
+        "upstream": plan["model"]["upstream"],
+        "target": chosen["target"],
+    }
+    assert {name: record.get(name) for name in shown} == shown
+    line, *lines = plan["head"]
+    assert line == request.line.decode()
+    assert len(lines) == len(request.lines)
+    for said, came in zip(lines, request.lines, strict=True):
+        name, _, value = said.partition(": ")
+        if value == MASK:
+            assert came.decode().partition(": ")[0] == name
+        elif value == NEW_ID:
+            assert came.startswith(b"x-request-id: ")
+        else:
+            assert said == came.decode()
+
+
+@pytest.mark.parametrize(("name", "step"), [("one", 1), ("no default", 3), ("short", 4)])
+async def test_the_whole_matrix_both_ways(name: str, step: int) -> None:
+    """The first config with all samples, the others, which differ in a few things, with every third or fourth."""
+    async with stub() as up, running(config := documents(up.url)[name]) as run:
+        compiled = snapshot.compile(config, 1)
+        outcomes = [await compare(run, compiled, Sample.of(sample), up.seen) for sample in list(samples())[::step]]
+    assert min(outcomes.count("forwarded"), outcomes.count("refused")) > 15
+    assert outcomes.count("answered") >= 3
+
+
+def test_samples_that_are_none() -> None:
+    """Each says which member is wrong, and what would be right."""
+    path = {"path": "/v1/models"}
+    for members, said in {
+        '{"method": "GET"}': "path: missing; give the request's path, such as /v1/chat/completions",
+        '{"path": 5}': "path: must be a text",
+        '{"path": ""}': "path: must be a text that is not empty and has no blank",
+        '{"path": "/a b"}': "path: must be a text that is not empty and has no blank",
+        '{"path": "/a", "method": "G\\r\\n"}': "method: must be one line",
+        '{"path": "/a", "host": "a\\nb"}': "host: must be one line",
+        '{"path": "/a", "headers": ["a"]}': 'headers: must be an object of texts, such as {"user-agent": "curl"}',
+        '{"path": "/a", "headers": {"x": 1}}': "headers.x: must be a text",
+        '{"path": "/a", "headers": {"x": "a\\r\\nb: c"}}': "headers.x: must be one line",
+        '{"path": "/a", "headers": {"Host": "x"}}': "headers.host: give it as `host`",
+        '{"path": "/a", "headers": {"content-length": "1"}}': "headers.content-length: give it as `body`, whose "
+        "framing is made from it",
+        '{"path": "/a", "model": "\\ud800"}': "model: must be a text of whole characters, without half of a surrogate "
+        "pair",
+        '{"path": "/a", "body": {"a": 99999999999999999999}}': "body: cannot be written as JSON again; "
+        "give it as a text",
+        '{"path": "/a", "dialect": "klingon"}': "dialect: must be one of openai, anthropic, gemini",
+        '{"path": "/a", "key_name": "nobody"}': "key_name: the gateway 'main' has no key 'nobody'; there are: "
+        "demo, few, old, off",
+        '{"path": "/a", "modell": "x"}': "modell: there is no such member; there are path, method, host, headers, "
+        "model, key, key_name, body, dialect",
+    }.items():
+        compiled = snapshot.compile(documents("http://127.0.0.1:1")["one"], 1)
+        with pytest.raises(SampleError) as caught:
+            explain(compiled, Sample.of(json.loads(members)), 0.0)
+        assert str(caught.value) == said
+    assert Sample.of(path | {"model": None}) == Sample("/v1/models")
+
+
+def test_what_a_worker_alone_knows_is_not_made_up() -> None:
+    compiled = snapshot.compile(documents("http://127.0.0.1:1")["one"], 1)
+    plan = explain(compiled, Sample.of({"path": "/v1/chat/completions", "model": "gpt-5", "key_name": "demo"}), 0.0)
+    assert [(entry["target"], entry["chosen"], entry["why"]) for entry in plan["candidates"]] == [
+        ("a", False, "2 of 3 turns are its own"),
+        ("b", False, "1 of 3 turns are its own"),
+        ("c", False, "no candidate: its weight is 0"),
+    ]
+    assert plan["gateway"] == {"name": "main", "why": "its hosts have *: any host"}
+    assert plan["rule"]["why"] == "the longest prefix that takes the path is /v1/*; any method; by model"
+    assert plan["model"] == {"asked": "gpt-5", "entry": "gpt-*", "upstream": "two", "why": "the longest glob that fits"}
+    assert plan["patches"] == ["the model's name becomes 'real-5'"]
+
+
+def test_an_exchange_is_asked_about_by_its_record() -> None:
+    compiled = snapshot.compile(documents("http://127.0.0.1:1")["one"], 1)
+    record = {"gateway": "open", "method": "POST", "path": "/v1/a%20b", "model": "m", "status": 200}
+    sample = Sample.of_record(compiled, record)
+    assert sample == Sample("/v1/a%20b", host="open.example", model="m")
+    record = {"gateway": "main", "method": "GET", "path": "/v1/models", "key": "few"}
+    assert Sample.of_record(compiled, record) == Sample("/v1/models", "GET", key_name="few")
+    shadowed = {
+        "a": gateway(hosts=["*"]),
+        "b": gateway(hosts=["localhost", "*.b.example"]),
+        "c": gateway(hosts=["any.b.example"]),
+    }
+    several = snapshot.compile(document({"up": upstream(target("http://127.0.0.1:1"))}, gateways=shadowed), 1)
+    hosts = {name: Sample.of_record(several, record | {"gateway": name}).host for name in shadowed}
+    assert hosts == {"a": "any.invalid", "b": "localhost", "c": "any.b.example"}
+    with pytest.raises(SampleError, match="was no request"):
+        Sample.of_record(compiled, {"status": 400})
+    with pytest.raises(SampleError, match="its gateway 'gone' is not in the config any more"):
+        Sample.of_record(compiled, record | {"gateway": "gone"})
+    assert sample_of(compiled, {"model": "fast", "key_name": "demo"}, record) == Sample(
+        "/v1/models", "GET", model="fast", key_name="demo"
+    )
+    assert sample_of(compiled, {"key": "sk-few"}, record) == Sample("/v1/models", "GET", key="sk-few")
+    assert sample_of(compiled, {"path": "/ping"}, None) == Sample("/ping")
+
+
+def test_no_secret_is_shown() -> None:
+    """Not the upstream's, not the client's own, wherever it comes from."""
+    compiled = snapshot.compile(documents("http://127.0.0.1:1")["one"], 1)
+    for path, asked in (("/v1/chat/completions", "gpt-4o"), ("/files/x?key=secret-a&q=1", None)):
+        headers = {name: f"secret-{name}" for name in ("authorization", "x-api-key", "cookie", "x-goog-api-key")}
+        given = {"path": path, "model": asked, "key": "sk-demo", "headers": headers | {"x-other": "1"}}
+        plan = explain(compiled, Sample.of(given), 0.0)
+        assert plan["outcome"] == "forwarded"
+        text = json.dumps(plan)
+        assert "secret" not in text.replace("***", "")
+        assert "x-other: 1" in plan["head"]
+    assert plan["head"][0] == "POST /base/x?key=***&q=1 HTTP/1.1"
+    assert plan["request"]["path"] == "/files/x?key=***&q=1"
+    assert "secret" not in repr(Sample.of(given))
+
+
+async def test_a_key_is_as_good_by_name() -> None:
+    config = documents("http://127.0.0.1:1")["one"]
+    compiled = snapshot.compile(config, 1)
+    for (method, path), name in itertools.product(PATHS, ("demo", "few", "old", "off")):
+        asked = {"method": method, "path": path.replace("?key=sk-demo&", "?"), "model": "gpt-4o"}
+        raw = explain(compiled, Sample.of(asked | {"key": f"sk-{name}"}), 2e9)
+        assert explain(compiled, Sample.of(asked | {"key_name": name}), 2e9) == raw
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(ODD, max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(ODD, max_size=8), inner, max_size=3),
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"path": st.sampled_from([path for _, path in PATHS]) | st.text(max_size=12).map("/".__add__)},
+        optional={
+            "method": st.sampled_from(["GET", "POST", "HEAD", "PUT", "get", "OPTIONS", "CONNECT"])
+            | st.text(max_size=4),
+            "host": st.text(ODD, max_size=6) | st.sampled_from(HOSTS),
+            "model": st.text(ODD, max_size=8) | st.sampled_from(MODELS),
+            "key": st.text(ODD, max_size=6) | st.just("sk-demo"),
+            "key_name": st.sampled_from(NAMES),
+            "headers": st.dictionaries(st.text(ODD, max_size=8), st.text(ODD, max_size=8), max_size=2) | JSON,
+            "dialect": st.sampled_from(["openai", "anthropic", "gemini", "x"]),
+            "body": JSON,
+        },
+    )
+)
+@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+def test_whatever_is_asked_there_is_an_answer(members: dict[str, Any]) -> None:
+    """A plan that is JSON, or what is wrong with the sample."""
+    with suppress(SampleError):
+        plan = explain(ASKED, Sample.of(members), 0.0)
+        assert show.plan(json.loads(orjson.dumps(plan))).count("\n") > 1

@@ -1,0 +1,103 @@
+"""What `/status` and `aigw status` say of a gateway: everything that is wrong, and no secret."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from counted import compile, config, counters, ended, made
+
+from aigw import shared, show
+from aigw.shared import Cells
+from aigw.status import Facts, status
+from aigw.tokens import Tokens
+
+__all__ = ["made"]
+
+
+def facts(**fields: object) -> Facts:
+    given = {"version": "1.2", "uptime": 93784.56, "generation": 3, "document": config(), "config": "config.yaml"}
+    return Facts(**(given | {"listeners": ("127.0.0.1:8081",), "wanted": 2} | fields))
+
+
+def serving(cells: Cells) -> None:
+    """One worker serves, the other one is about to."""
+    row = cells.row(0)
+    row[shared.PID], row[shared.GENERATION] = os.getpid(), 3
+    row[shared.CONNECTIONS], row[shared.IN_FLIGHT] = 5, 2
+    cells.row(1)[shared.PID] = 2**22 + 1  # more than the system gives
+    counters(cells).count(ended(compile()), "ok", None, 1000.5, Tokens(1, 2))
+
+
+def test_what_there_is(made: Cells) -> None:
+    serving(made)
+    found = status(facts(), made)
+    fds = found["workers"][0].pop("open_fds")
+    assert fds > 2
+    assert found == {
+        "version": "1.2",
+        "pid": os.getpid(),
+        "uptime_seconds": 93784.6,
+        "generation": 3,
+        "config": {"path": "config.yaml", "ok": True, "errors": []},
+        "listeners": ["127.0.0.1:8081"],
+        "workers": [
+            {"pid": os.getpid(), "generation": 3, "in_flight": 2, "connections": 5},
+            {"pid": 2**22 + 1, "generation": 0, "in_flight": 0, "connections": 0, "open_fds": None},
+        ],
+        "workers_wanted": 2,
+        "worker_restarts": 0,
+        "in_flight": 2,
+        "connections": {"client": {"active": 2, "idle": 3}, "upstream": {"busy": 0, "idle": 0}},
+        "exchanges": {"total": 1, "worker_lost": 0},
+        "log_dropped": 0,
+        "upstreams": {
+            "up": {
+                "a": {"weight": 1, "idle": 0, "busy": 0, "waiting": 0},
+                "b": {"weight": 1, "idle": 0, "busy": 0, "waiting": 0},
+            },
+            "none": {"a": {"weight": 0, "idle": 0, "busy": 0, "waiting": 0}},
+        },
+    }
+
+
+def test_no_credential_is_shown(made: Cells) -> None:
+    assert "sk-" not in json.dumps(status(facts(), made))
+    assert "sk-" not in repr(facts())
+
+
+def test_the_lines_for_people(made: Cells) -> None:
+    serving(made)
+    errors = ("config.yaml:3:1 gateways: missing", "config.yaml:9:1 upsteams: unknown key")
+    assert (
+        show.status(status(facts(errors=errors, restarts=1, lost=2, dropped=4), made))
+        == f"""\
+aigw        1.2, pid {os.getpid()}, up 1d 2h
+config      config.yaml, generation 3
+  error     config.yaml:3:1 gateways: missing
+  error     config.yaml:9:1 upsteams: unknown key
+listens     127.0.0.1:8081
+workers     2 of 2, 1 restart
+              pid {os.getpid()}: generation 3, 5 clients, 2 in flight
+              pid 4194305: starting, 0 clients, 0 in flight
+clients     2 active, 3 idle
+upstreams   0 connections busy, 0 idle
+              up/a    0 busy, 0 idle, 0 waiting
+              up/b    0 busy, 0 idle, 0 waiting
+              none/a  0 busy, 0 idle, 0 waiting, weight 0
+exchanges   3 ended, 2 in flight
+  lost      2 with their worker
+log         4 records dropped
+"""
+    )
+
+
+def test_many_targets_are_counted(made: Cells) -> None:
+    document = config()
+    document["upstreams"]["up"]["targets"] *= 15
+    for index, target in enumerate(document["upstreams"]["up"]["targets"]):
+        document["upstreams"]["up"]["targets"][index] = target | {"name": f"t{index}"}
+    lines = show.status(status(facts(document=document, uptime=59.9, config=None), made)).splitlines()
+    assert lines[0].endswith("up 59s")
+    assert lines[1] == "config      built-in, generation 3"
+    assert "              ... and 11 more" in lines
