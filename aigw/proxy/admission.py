@@ -11,7 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aigw.admit import Admission, admit
-from aigw.wire.fields import ID, LENGTH, MAX_ID, MAX_LINE, PLAIN, REQUEST_ID, VALUE, line_name, request_field
+from aigw.wire.fields import (
+    ID_LETTERS,
+    LENGTH,
+    MAX_ID,
+    MAX_LINE,
+    PLAIN,
+    REQUEST_ID,
+    VALUE_LETTERS,
+    line_name,
+    request_field,
+)
 
 if TYPE_CHECKING:
     from aigw.config.snapshot import Snapshot
@@ -83,7 +93,7 @@ class Pattern:
             stop = block.find(b"\r\n", place)
             value = block[place:stop]
             if kind == PLAIN:
-                if value.translate(None, VALUE) or stop - place + size > MAX_LINE:
+                if (value and not value.translate(VALUE_LETTERS).isalpha()) or stop - place + size > MAX_LINE:
                     return None
                 more += block[place - size : stop + 2]
             elif kind == LENGTH:
@@ -91,7 +101,7 @@ class Pattern:
                     return None
                 length = int(value)
             else:
-                if not value or value.translate(None, ID) or len(value) > MAX_ID:
+                if not value.translate(ID_LETTERS).isalpha() or len(value) > MAX_ID:
                     return None
                 request_id = value
             if not block.startswith(behind, stop):
