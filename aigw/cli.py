@@ -74,6 +74,15 @@ examples:
 Prints the key, then the line to paste under gateways.NAME.keys in the config. The config holds the key's SHA-256
 digest; the key itself is stored nowhere and cannot be shown again."""
 
+EXPLAIN = """\
+examples:
+  aigw explain --config config.yaml --model gpt-4o --key-name demo
+  aigw explain --config config.yaml --method GET --path /v1/models
+  aigw explain --config new.yaml --path /v1/messages --model claude-haiku-4-5 --header "user-agent: curl"
+
+Says which gateway, rule, key, model and targets a request would get, why, and the head that would be sent, or what it
+would be refused with. Nothing is sent; the file need not be served by anybody."""
+
 SCHEMA = """\
 examples:
   aigw schema > aigw.schema.json    then, as the first line of config.yaml, for editors:
@@ -294,6 +303,57 @@ def key(words: list[str], since: float) -> int:
     return 0
 
 
+# --- aigw explain
+
+
+def explain(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw explain", description="What would be done with a request, and why?", epilog=EXPLAIN)
+    parser.add_argument("--config", metavar="FILE", required=True, help="the config file")
+    parser.add_argument("--method", metavar="M", help="default: POST")
+    parser.add_argument("--path", metavar="PATH", default="/v1/chat/completions", help="default: /v1/chat/completions")
+    parser.add_argument("--host", metavar="HOST", help="as the client writes it; default: localhost")
+    parser.add_argument("--model", metavar="NAME", help="the model it asks for")
+    parser.add_argument("--key-name", metavar="NAME", help="the key it comes with, by its name in the config")
+    parser.add_argument("--dialect", choices=("openai", "anthropic", "gemini"), help="sends that SDK's headers")
+    parser.add_argument("--header", metavar="LINE", action="append", default=[], help="name: value; repeatable")
+    parser.add_argument("--body", metavar="TEXT", help="default: one that names the model")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    flags = parser.parse_args(words)
+    names = ("method", "path", "host", "model", "key_name", "dialect", "body")
+    members = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    if flags.header:
+        lines = [line.partition(":") for line in flags.header]
+        members["headers"] = {name.strip(): value.strip() for name, _, value in lines}
+    plan = _explain_by(flags.config, members)
+    if plan is None:
+        return 1
+
+    import json
+
+    from aigw import show
+
+    print(json.dumps(plan, indent=2, ensure_ascii=False) + "\n" if flags.json else show.plan(plan), end="")
+    return 0
+
+
+def _explain_by(path: str, members: dict[str, Any]) -> dict[str, Any] | None:
+    """By a config file, which nobody need serve. None, and why on stderr, where it or the request is none."""
+    from pathlib import Path
+
+    from aigw.config import snapshot, store
+    from aigw.explain import explain
+    from aigw.sample import SampleError, sample_of
+
+    try:
+        compiled = snapshot.compile(store.load(Path(path), os.environ).document, 0)
+        return explain(compiled, sample_of(compiled, members, None), time.time())
+    except store.ConfigError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+    except SampleError as error:
+        print(f"aigw explain: {error}", file=sys.stderr)
+    return None
+
+
 # --- aigw schema
 
 
@@ -313,5 +373,6 @@ COMMANDS = {
     "check": ("is a config file good?", check),
     "mock": ("a provider that answers by itself", mock),
     "key": ("make a key for a client", key),
+    "explain": ("what would be done with a request, and why?", explain),
     "schema": ("the config's JSON Schema, for editors", schema),
 }

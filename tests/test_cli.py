@@ -17,7 +17,7 @@ import pytest
 from aigw import __version__, cli
 
 PATIENCE = 30.0
-COMMANDS = ["serve", "check", "mock", "key", "schema"]
+COMMANDS = ["serve", "check", "mock", "key", "explain", "schema"]
 
 
 def run(*words: str, folder: Path | None = None, **options: object) -> "subprocess.CompletedProcess[str]":
@@ -75,7 +75,10 @@ def test_without_a_command_the_help_is_an_error() -> None:
     ("words", "message"),
     [
         (["serv"], "aigw: unknown command 'serv'; did you mean serve?\ntry: aigw --help\n"),
-        (["dance"], "aigw: unknown command 'dance'; there are: serve, check, mock, key, schema\ntry: aigw --help\n"),
+        (
+            ["dance"],
+            "aigw: unknown command 'dance'; there are: serve, check, mock, key, explain, schema\ntry: aigw --help\n",
+        ),
         (["--versoin"], "aigw: unknown argument '--versoin'; did you mean --version?\ntry: aigw --help\n"),
         (
             ["serve", "--confg=x"],

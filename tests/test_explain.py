@@ -112,19 +112,26 @@ ASKED = snapshot.compile(documents("http://127.0.0.1:1")["one"], 1)
 
 
 def samples() -> Iterator[dict[str, Any]]:
-    """Every path with every key, model and host; other headers with some of them."""
+    """Every path with keys, models and hosts."""
     for (method, path), host, name, asked in itertools.product(PATHS, HOSTS, NAMES, MODELS):
         if host != "gw.example" and name not in (None, "demo"):
             continue
         if asked not in (None, "gpt-4o") and (method != "POST" or name in ("old", "off", "unknown")):
             continue
         yield {"method": method, "path": path, "host": host, "key": name and f"sk-{name}", "model": asked}
+
+
+def special() -> Iterator[dict[str, Any]]:
+    """Other headers, other bodies, heads that are none."""
     for (method, path), headers in itertools.product(PATHS, ("much", "odd")):
         for asked in ("gpt-4o", "fast"):
             yield {"method": method, "path": path, "key": "sk-demo", "model": asked, "headers": HEADERS[headers]}
     chat = {"path": "/v1/chat/completions", "host": "gw.example", "key": "sk-demo"}
     for body in (STREAM, {"model": 5}, {"Model": "gpt-4o"}, "{", '{"model": "gpt-4o", "model": "fast"}', "[]"):
         yield chat | {"body": body}
+    yield chat | {"body": {"model": "gpt-4o", "padding": "x" * 100}}
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    yield chat | {"path": "/v1/audio/transcriptions", "headers": form, "body": "--b\r\nno form"}
     yield chat | {"path": "/v1/messages", "dialect": "anthropic", "model": "claude-3"}
     yield chat | {"path": "/v1/chat completions".replace(" ", "%00")}
     yield chat | {"method": "gEt", "path": "/v1/models"}
@@ -198,7 +205,8 @@ async def test_the_whole_matrix_both_ways(name: str, step: int) -> None:
     """The first config with all samples, the others, which differ in a few things, with every third or fourth."""
     async with stub() as up, running(config := documents(up.url)[name]) as run:
         compiled = snapshot.compile(config, 1)
-        outcomes = [await compare(run, compiled, Sample.of(sample), up.seen) for sample in list(samples())[::step]]
+        asked = [*list(samples())[::step], *special()]
+        outcomes = [await compare(run, compiled, Sample.of(sample), up.seen) for sample in asked]
     assert min(outcomes.count("forwarded"), outcomes.count("refused")) > 15
     assert outcomes.count("answered") >= 3
 

@@ -62,7 +62,7 @@ REPLAY_WITHIN: Final = 2.0
 # Seconds past `timeouts.connect` after which a dial is taken for lost.
 CONNECT_GRACE: Final = 1.0
 # Methods that may be sent twice (RFC 9110 section 9.2.2).
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
 class Exchange:
