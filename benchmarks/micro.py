@@ -31,6 +31,7 @@ from aigw.gateway import Gateway
 from aigw.policies import keys
 from aigw.proxy.admission import Memory
 from aigw.proxy.client import ClientConnection
+from aigw.proxy.connection import Outbox
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.upstream import UpstreamConnection
 from aigw.route import choose, find, match
@@ -86,12 +87,20 @@ class FakeTransport:
         pass
 
 
+class NoLoop:
+    """What a turn of the loop ends with is done by `Rig.end_turn`, as if many shared its price."""
+
+    def call_soon(self, callback: Callable[[], Any]) -> None:
+        pass
+
+
 class Rig:
     """A gateway with one client and one idle upstream connection, both on fake transports."""
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
         self.gateway = Gateway(asyncio.new_event_loop(), self.records.append, version="micro")
+        self.gateway.outbox = Outbox(cast(asyncio.AbstractEventLoop, NoLoop()), self.gateway.report)
         target = fakes.target("http://127.0.0.1:9000/v1", api_key="sk-upstream")
         tenant = fakes.gateway(auth="keys", keys={"bench": fakes.key("sk-aigw-benchmark")})
         document = fakes.document({"up": fakes.upstream(target)}, gateways={"default": tenant})

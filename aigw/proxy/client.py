@@ -160,7 +160,6 @@ class ClientConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
-        self._gathered = b""
         self.gateway.client_closed(self)
         exchange = self.exchange
         if exchange is not None:

@@ -16,73 +16,65 @@ from typing import Final, cast
 
 # Seconds since the last write, from which on a write is no longer right behind it: each takes some 10 us.
 APART: Final = 25e-6
-# Connections that wait together; the first of them waits for the others.
+# Writes that wait together; the first of them waits for the others.
 MOST_TOGETHER: Final = 32
 # Bytes that may wait. More is written at once: it may be more than the socket takes, and whoever reads must know.
 MOST_GATHERED: Final = 16 * 1024
 
 
 class Outbox:
-    """The connections that have something to write at the end of this turn. One per worker."""
+    """What is to be written at the end of this turn, by anybody, in order. One per worker."""
 
-    __slots__ = ("_is_due", "_loop", "_report", "_waiting", "wrote")
+    __slots__ = ("_loop", "_report", "waiting", "wrote")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, report: Callable[[Exception, object], None]) -> None:
         self._loop = loop
         self._report = report
-        self._waiting: list[Connection] = []
-        self._is_due = False  # at the end of this turn
+        self.waiting: list[tuple[asyncio.Transport, bytes]] = []
         self.wrote = 0.0  # monotonic seconds: when somebody last had something to write
 
-    def add(self, connection: Connection) -> None:
-        self._waiting.append(connection)
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._turn_ended)
-        elif len(self._waiting) >= MOST_TOGETHER:
-            self.flush()
-
-    def _turn_ended(self) -> None:
-        self._is_due = False
-        self.flush()
+    def begin(self) -> None:
+        """The first waits: all go out when what is to be read in this turn was read."""
+        self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for connection in waiting:
+        waiting, self.waiting = self.waiting, []
+        for transport, data in waiting:
             try:
-                connection.flush()
+                transport.write(data)
             except Exception as error:  # one connection's trouble is not the others'
-                self._report(error, connection)
+                if not transport.is_closing():  # or it was lost in this very turn
+                    self._report(error, transport)
 
 
 class Connection(asyncio.Protocol):
     """One socket, on either side. Whoever closes it, or writes to its transport otherwise, flushes before."""
 
-    __slots__ = ("_gathered", "outbox", "transport", "write_paused")
+    __slots__ = ("outbox", "transport", "write_paused")
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any other callback
         self.write_paused = False
-        self._gathered = b""  # to be written at the end of this turn
 
     def write(self, data: bytes, now: float) -> None:
         """`now` is monotonic."""
         outbox = self.outbox
-        if self._gathered:
-            self._gathered += data
-            if len(self._gathered) > MOST_GATHERED:
-                self.flush()
-        elif now - outbox.wrote > APART or len(data) > MOST_GATHERED or self.write_paused:
-            self.transport.write(data)
+        waiting = outbox.waiting
+        if (waiting or now - outbox.wrote < APART) and len(data) <= MOST_GATHERED and not self.write_paused:
+            waiting.append((self.transport, data))
+            count = len(waiting)
+            if count == 1:
+                outbox.begin()
+            elif count == MOST_TOGETHER:
+                outbox.flush()
         else:
-            self._gathered = data
-            outbox.add(self)
+            if waiting:
+                outbox.flush()
+            self.transport.write(data)
         outbox.wrote = now
 
     def flush(self) -> None:
-        """Write what was gathered."""
-        data = self._gathered
-        if data:
-            self._gathered = b""
-            self.transport.write(data)
+        """Write what waits: ours, and with it the others'."""
+        if self.outbox.waiting:
+            self.outbox.flush()

@@ -153,8 +153,6 @@ class UpstreamConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
-        if self._gathered:
-            self.flush()  # it answers before it was asked, but asked it is
         if exchange is None:
             self.abort()  # nobody asked: whatever it is, it answers nothing
             return
@@ -438,8 +436,8 @@ class UpstreamConnection(Connection):
     def abort(self) -> None:
         """Close at once, whatever is under way: what the upstream still computes is wanted by nobody."""
         self.exchange = None
-        self._gathered = b""
         self._leave()
+        self.flush()
         self.transport.abort()
 
     def _leave(self) -> None:
