@@ -25,6 +25,7 @@ examples:
   aigw serve                        serve ./config.yaml, or a built-in config where there is none
   aigw check config.yaml            is the file good? every error at once
   aigw key alice                    make a key for a client
+  aigw status                       what the running gateway does
   aigw mock --listen 127.0.0.1:9000 a provider that needs no key, for tests
 
 aigw COMMAND --help shows more."""
@@ -55,6 +56,22 @@ examples:
   aigw check /etc/aigw/config.yaml && systemctl restart aigw
 
 Prints every error with its line and what would be right. Exit status 0: the file can be served; 1: it cannot."""
+
+STATUS = """\
+examples:
+  aigw status                       of the gateway that ./config.yaml describes
+  aigw status --admin http://127.0.0.1:8080
+  AIGW_ADMIN_TOKEN=... aigw status --admin https://gateway.example:8080 --json
+
+Without --admin: AIGW_ADMIN_URL, else admin.listen of the config. The token is AIGW_ADMIN_TOKEN, else the config's."""
+
+RELOAD = """\
+examples:
+  aigw reload
+  aigw reload --admin unix:/run/aigw/admin.sock
+
+Where the admin API is, and its token, are found as aigw status --help says. Exit status 0: the file is served; 1: it is
+not, every error is printed, and what was served before still is."""
 
 MOCK = """\
 examples:
@@ -172,6 +189,7 @@ def serve(words: list[str], since: float) -> int:
     parser.add_argument(
         "--listen", metavar="ADDRESS", action="append", default=[], help="host:port, instead of the file's; repeatable"
     )
+    parser.add_argument("--admin-listen", metavar="ADDRESS", help="host:port or unix:/path, instead of admin.listen")
     parser.add_argument("--workers", metavar="N", help="worker processes, or auto: one per core; instead of the file's")
     flags = parser.parse_args(words)
     workers = flags.workers
@@ -187,6 +205,11 @@ def serve(words: list[str], since: float) -> int:
             listen.parse(address)
     except listen.ListenError as error:
         parser.error(f"--listen {error}")
+    if flags.admin_listen is not None and not flags.admin_listen.startswith("unix:/"):
+        try:
+            listen.parse(flags.admin_listen)
+        except listen.ListenError as error:
+            parser.error(f"--admin-listen {error}")
     # Both start now, beside this process, which goes on importing: it needs an event loop next.
     path = _config_path(flags.config)
     process.prepare()
@@ -197,7 +220,8 @@ def serve(words: list[str], since: float) -> int:
 
     from aigw import source, supervisor
 
-    return supervisor.run(source.Options(path, tuple(flags.listen), workers, since), cells, config, worker)
+    options = source.Options(path, tuple(flags.listen), workers, since, flags.admin_listen)
+    return supervisor.run(options, cells, config, worker)
 
 
 def _config_path(given: str | None) -> str | None:
@@ -242,6 +266,64 @@ def check(words: list[str], since: float) -> int:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+# --- aigw status, aigw reload: over the admin API
+
+
+def status(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw status", description="Says what the running gateway does.", epilog=STATUS)
+    parser.add_argument("--json", action="store_true", help="as the admin API answers it")
+    found = _call(parser, words, "GET", "/status")
+    if found is None:
+        return 1
+    flags, answer = found
+
+    import json
+
+    from aigw import show
+
+    print(json.dumps(answer, indent=2) if flags.json else show.status(answer))
+    return 0
+
+
+def reload(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw reload", description="Lets the running gateway read its config again.", epilog=RELOAD)
+    found = _call(parser, words, "POST", "/reload")
+    if found is None:
+        return 1
+    print(f"generation {found[1]['generation']} serves")
+    return 0
+
+
+def _call(parser: Parser, words: list[str], method: str, path: str) -> tuple[argparse.Namespace, Any] | None:
+    """The flags, and what the admin API answers; None where it does not, which has been said."""
+    parser.add_argument("--admin", metavar="URL", help="where the admin API is: http://host:port or unix:/path")
+    parser.add_argument("--config", metavar="FILE", help="the config file that says where it is")
+    flags = parser.parse_args(words)
+
+    from aigw.admin import client
+
+    where = flags.admin or os.environ.get("AIGW_ADMIN_URL")
+    token = os.environ.get("AIGW_ADMIN_TOKEN") or None
+    if not where:
+        from pathlib import Path
+
+        from aigw.config import store
+
+        file = _config_path(flags.config)
+        try:
+            admin = (store.builtin(os.environ) if file is None else store.load(Path(file), os.environ)).admin
+        except store.ConfigError as error:
+            print(*error.problems, sep="\n", file=sys.stderr)
+            print("the config does not say where the admin API is: --admin does", file=sys.stderr)
+            return None
+        where, token = admin["listen"], token or admin["token"]
+    try:
+        return flags, client.call(where, token, method, path)
+    except client.CallFailed as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        return None
 
 
 # --- aigw mock
@@ -371,6 +453,8 @@ def schema(words: list[str], since: float) -> int:
 COMMANDS = {
     "serve": ("serve the gateway", serve),
     "check": ("is a config file good?", check),
+    "status": ("what the running gateway does", status),
+    "reload": ("read the config again, now", reload),
     "mock": ("a provider that answers by itself", mock),
     "key": ("make a key for a client", key),
     "explain": ("what would be done with a request, and why?", explain),

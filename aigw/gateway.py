@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
-from aigw import shared
+from aigw import shared, tls
 from aigw.accept import Acceptor
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.counters import Counters, TargetStates
@@ -52,7 +53,8 @@ Server = asyncio.AbstractServer | Acceptor
 class Gateway:
     """`emit` takes one record line. `row` and its `series` are the worker's shared cells (default: some that
     nobody else sees).
-    `descriptors` is how many files the process may open; an exchange needs two."""
+    `descriptors` is how many files the process may open; an exchange needs two. `log` takes a line for the operator.
+    """
 
     def __init__(
         self,
@@ -64,11 +66,13 @@ class Gateway:
         descriptors: int | None = None,
         row: memoryview | None = None,
         series: shared.Series | None = None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         # wiring
         self.loop = loop
         self.version = version
         self.emit = emit
+        self._log = log
         self.row = shared.private_row() if row is None else row
         series = shared.Series(self.row, 0) if series is None else series
         self.counters = Counters(self.row, series)
@@ -78,6 +82,7 @@ class Gateway:
         # the config
         self.snapshot: Snapshot  # from the first `apply`, which comes before the first client
         self.admissions: Admissions  # likewise
+        self._contexts: dict[str, ssl.SSLContext] = {}  # of listeners with TLS, by `listen.Listening.key`
         self._most_clients = 0
         self._authorities: set[tuple[str | None, str | None]] = set()
         # what all exchanges share
@@ -93,6 +98,8 @@ class Gateway:
         self._id_count = 0
         # clients
         self.clients: set[ClientConnection] = set()
+        self._greeting: dict[ClientConnection, tls.Wrapped] = {}  # those whose handshake is not done
+        self._told = 0.0  # monotonic seconds: when the log was last told of a handshake that failed
         # those, on both sides, that do not take what is written to them
         self.slow: set[ClientConnection | UpstreamConnection] = set()
         # life
@@ -151,26 +158,59 @@ class Gateway:
         """Writes what changes with every client into the shared row; several times a second."""
         self.row[CONNECTIONS] = len(self.clients)
 
-    async def listen(self, sockets: list[socket.socket]) -> list[Server]:
-        """Accept clients on these too. The sockets are the servers' then."""
+    def secure(self, contexts: Mapping[str, ssl.SSLContext | None]) -> None:
+        """Listeners with these keys speak TLS, or do not, from the next connection on. Of others, which are about to
+        close, nothing changes."""
+        for key, context in contexts.items():
+            if context is None:
+                self._contexts.pop(key, None)
+            else:
+                self._contexts[key] = context
+
+    async def listen(self, sockets: list[socket.socket], keys: Sequence[str] = ()) -> list[Server]:
+        """Accept clients on these too. The sockets are the servers' then; `keys` says which they are to `secure`."""
         made: list[Server] = []
-        for sock in sockets:
-            made.append(await self._serve(sock))
+        for index, sock in enumerate(sockets):
+            made.append(await self._serve(sock, keys[index] if keys else ""))
             self._servers.append(made[-1])
         return made
 
-    async def _serve(self, sock: socket.socket) -> Server:
+    async def _serve(self, sock: socket.socket, key: str) -> Server:
+        def make() -> asyncio.BaseProtocol:
+            return self._arrival(key)
+
         descriptors = self._descriptors
         if descriptors is not None and descriptors < 2 * self._most_clients + PLENTY:
-            acceptor = Acceptor(self.loop, sock, lambda: ClientConnection(self), self._room)
+            acceptor = Acceptor(self.loop, sock, make, self._room)
             self._acceptors.add(acceptor)
             return acceptor
-        make = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
-        return await make(lambda: ClientConnection(self), sock=sock, backlog=BACKLOG)
+        serve = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
+        return await serve(make, sock=sock, backlog=BACKLOG)
+
+    def _arrival(self, key: str) -> asyncio.BaseProtocol:
+        """The protocol of a new connection on that listener."""
+        client = ClientConnection(self)
+        context = self._contexts.get(key)
+        if context is None:
+            return client
+
+        def closed(why: str) -> None:
+            if self._greeting.pop(client, None) is None:
+                return
+            for acceptor in self._acceptors:
+                acceptor.resume()
+            now = monotonic()
+            if why and now - self._told >= 1.0:
+                self._told = now
+                self._log(f"a TLS handshake with a client failed: {why}")
+
+        wrapped = tls.Wrapped(self.loop, client, context, self.snapshot.timeouts.handshake, closed)
+        self._greeting[client] = wrapped
+        return wrapped
 
     def _room(self) -> int:
         """How many more clients may be accepted: those over the bound are few, and only told so."""
-        return self._most_clients + MOST_REFUSED - len(self.clients)
+        return self._most_clients + MOST_REFUSED - len(self.clients) - len(self._greeting)
 
     async def ignore(self, servers: list[Server]) -> None:
         """Accept no more clients on these, but for those who wait already."""
@@ -203,7 +243,7 @@ class Gateway:
             for client in [client for client in self.clients if client.state is State.IDLE]:
                 if monotonic() >= idle_until:
                     client.close()
-            if not self.clients or monotonic() >= deadline:
+            if not (self.clients or self._greeting) or monotonic() >= deadline:
                 break
             await asyncio.sleep(PERIOD / 2)
         running = [client for client in self.clients if client.exchange is not None]
@@ -215,6 +255,8 @@ class Gateway:
         self._sweep.stop()
         for server in self._servers:
             server.close()
+        for wrapped in list(self._greeting.values()):
+            wrapped.abort()
         for client in list(self.clients):
             client.shut_down()
         for pool in [*self.pools.values(), *self._retired]:
@@ -225,6 +267,7 @@ class Gateway:
     def client_opened(self, client: ClientConnection) -> bool:
         """False where there are too many: refuse it."""
         self.clients.add(client)
+        self._greeting.pop(client, None)
         client.close_wanted = self._leaving
         return len(self.clients) <= self._most_clients
 

@@ -56,8 +56,8 @@ class WorkerHandle:
         """Lets it accept on these sockets and on no others."""
         new = [entry for entry in sockets if entry.number not in self.sockets]
         self.sockets = {entry.number for entry in sockets}
-        numbers = [entry.number for entry in sockets]
-        return await self._ask({"listen": {"sockets": numbers}}, [entry.socket.fileno() for entry in new])
+        asked = {"sockets": [entry.number for entry in sockets], "keys": [entry.key for entry in sockets]}
+        return await self._ask({"listen": asked}, [entry.socket.fileno() for entry in new])
 
     def unready(self) -> None:
         self._channel.send({"unready": {}})

@@ -72,6 +72,12 @@ def start_config(path: str | None) -> subprocess.Popen[bytes]:
     return _start(["aigw.config.store", "--builtin" if path is None else path], stdout=subprocess.PIPE)
 
 
+def start_edits(descriptor: int) -> subprocess.Popen[bytes]:
+    """Executes the child that edits the config, with its request in the file `descriptor`. Its stdout is a pipe."""
+    arguments = ["aigw.config.edits", str(descriptor)]
+    return _start(arguments, pass_fds=(descriptor,), stdout=subprocess.PIPE)
+
+
 def _start(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
     # -P: a file json.py in the folder where aigw was started must not be imported. With `python -m aigw` that folder is
     # already trusted, and may be the only place where the package is.

@@ -127,15 +127,23 @@ class _Source:
 class Writer:
     """The supervisor's end: reads every worker's channel and hands whole lines to the log.
 
-    `target` is "stdout", "off" (records are read and forgotten) or an absolute path, see `LogFile`.
+    `target` is "stdout", "off" (nothing is written) or an absolute path, see `LogFile`. `keep` is given all lines as
+    well, whatever the target.
 
     Raises: OSError, when the file cannot be opened.
     """
 
-    __slots__ = ("_log", "_loop", "_losses", "_report", "_sources", "_target")
+    __slots__ = ("_keep", "_log", "_loop", "_losses", "_report", "_sources", "_target")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: str, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        target: str,
+        report: Callable[[str], None],
+        keep: Callable[[bytes], None] = lambda lines: None,
+    ) -> None:
         self._loop = loop
+        self._keep = keep
         self._report = report
         self._target = target
         self._losses = Losses(report)
@@ -155,6 +163,7 @@ class Writer:
 
     def put(self, line: bytes) -> None:
         """A record of the supervisor's own, with its line feed."""
+        self._keep(line)
         if self._log is not None:
             self._log.put(line)
 
@@ -200,8 +209,10 @@ class Writer:
         if not end:
             source.rest += data
             return
+        lines = source.rest + data[:end]
+        self._keep(lines)
         if self._log is not None:
-            self._log.put(source.rest + data[:end])
+            self._log.put(lines)
         source.rest = data[end:]
 
     def _end(self, source: _Source) -> None:

@@ -25,12 +25,20 @@ SAMPLES = {
 
 
 def render(
-    document: Document, addresses: Sequence[str], *, version: str, source: str, seconds: float, colour: bool
+    document: Document,
+    addresses: Sequence[str],
+    admin: Sequence[str] = (),
+    *,
+    version: str,
+    source: str,
+    seconds: float,
+    colour: bool,
 ) -> str:
-    """The screen. `addresses` are the bound ones, `host:port`; `source` says where the config came from."""
+    """The screen. `addresses` are the bound ones, `http(s)://host:port` or `unix:/path`; `admin` those of the admin
+    API; `source` says where the config came from."""
     bold, dim, plain = ("\033[1m", "\033[2m", "\033[0m") if colour else ("", "", "")
     lines = [f"{bold}aigw {version}{plain} {dim}ready in {seconds:.2f} s, {source}{plain}", ""]
-    for label, values in _facts(document, addresses):
+    for label, values in _facts(document, addresses, admin):
         for index, value in enumerate(_some(values)):
             lines.append(f"  {dim}{label if not index else '':<{WIDTH}}{plain}{value}")
     first, *more = curl(document, addresses[0]).split("\n")
@@ -39,8 +47,10 @@ def render(
     return "\n".join([*lines, ""])
 
 
-def _facts(document: Document, addresses: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    yield "listens", [f"http://{address}" for address in addresses]
+def _facts(document: Document, addresses: Sequence[str], admin: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    yield "listens", list(addresses)
+    if admin:
+        yield "admin API", [where if where.startswith("unix:") else f"{where}/api/v1" for where in admin]
     for name, gateway in document["gateways"].items():
         hosts = "any host" if "*" in gateway["hosts"] else ", ".join(gateway["hosts"])
         keys = gateway["keys"]
@@ -77,7 +87,7 @@ def _some(values: list[str]) -> list[str]:
 
 def curl(document: Document, address: str) -> str:
     """A command, in lines joined by backslashes, that gets an answer through this config listening on `address`."""
-    base = f"http://{_reachable(address)}"
+    base, options = _reachable(address)
     for gateway in document["gateways"].values():
         headers = _host(gateway)
         for model in sorted(gateway["models"], key=lambda name: "*" in name):
@@ -89,18 +99,25 @@ def curl(document: Document, address: str) -> str:
                     taken = _through(gateway, rule, path)
                     if taken is not None:
                         headers += _credentials(gateway, rule, upstream, dialect)
-                        return _command(base + taken, [*headers, "content-type: application/json", *more], body)
+                        headers += ["content-type: application/json", *more]
+                        return _command(base + taken, options, headers, body)
         for rule in gateway["rules"]:
             if rule["upstream"] is not None and (rule["methods"] is None or "GET" in rule["methods"]):
                 upstream = document["upstreams"][rule["upstream"]]
                 headers += _credentials(gateway, rule, upstream, next(iter(upstream["dialects"]), "openai"))
-                return _command(base + rule["path"].replace("*", ""), headers, None)
-    return _command(f"{base}/readyz", [], None)
+                return _command(base + rule["path"].replace("*", ""), options, headers, None)
+    return _command(f"{base}/readyz", options, [], None)
 
 
-def _reachable(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    return f"{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"
+def _reachable(address: str) -> tuple[str, str]:
+    """The URL to ask, and the options that curl needs for it."""
+    if address.startswith("unix:"):
+        path = address[5:]
+        return "http://localhost", f"--unix-socket {_quoted(path) if _odd(path) else path} "
+    scheme, _, place = address.partition("://")
+    host, _, port = place.rpartition(":")
+    url = f"{scheme}://{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"
+    return url, "-k " if scheme == "https" else ""  # the certificate is for another name than this one
 
 
 def _host(gateway: Document) -> list[str]:
@@ -153,8 +170,8 @@ def _credentials(gateway: Document, rule: Document, upstream: Document, dialect:
     return [*own, "x-aigw-key: $AIGW_KEY" if own else "authorization: Bearer $AIGW_KEY"]
 
 
-def _command(url: str, headers: list[str], body: Document | None) -> str:
-    parts = [f"curl {_quoted(url) if _odd(url) else url}"]
+def _command(url: str, options: str, headers: list[str], body: Document | None) -> str:
+    parts = [f"curl {options}{_quoted(url) if _odd(url) else url}"]
     parts += [f'-H "{header}"' for header in headers]
     if body is not None:
         parts.append(f"-d {_quoted(orjson.dumps(body).decode())}")

@@ -27,6 +27,7 @@ class Options:
     listen: tuple[str, ...] = ()  # addresses that `listen.parse` takes
     workers: int | str | None = None  # a number or "auto"
     since: float = 0.0  # `time.monotonic` when the command started, for the screen
+    admin_listen: str | None = None  # an address that `admin.server.bind` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Reading:
     files: dict[str, str | None] = field(default_factory=dict)
     stated: list[list[str]] = field(default_factory=list)  # paths of keys whose absence would be dangerous
     errors: list[str] = field(default_factory=list)
+    admin: dict[str, Any] = field(default_factory=dict)  # as `store.Loaded` has it
 
     def __repr__(self) -> str:  # the document holds credentials
         return f"<Reading {len(self.errors)} errors {len(self.warnings)} warnings {len(self.files)} files>"
@@ -58,9 +60,24 @@ async def read(loop: asyncio.AbstractEventLoop, child: subprocess.Popen[bytes], 
     except orjson.JSONDecodeError:  # it was killed, or said on stderr what is the matter
         why = describe_exit(child.wait())
         return Reading(errors=[f"the config was not read: the process that reads it {why}"])
+    return laid_over(answer, options)
+
+
+def laid_over(answer: dict[str, Any], options: Options) -> Reading:
+    """What a config child answered, with the command line over it."""
     files = answer["files"]
     if "errors" in answer:
         return Reading(files=files, errors=answer["errors"])
+    admin = answer["admin"]
+    if options.admin_listen is not None:
+        admin = {**admin, "listen": options.admin_listen, "stated": True}
+        is_local = options.admin_listen.startswith("unix:") or listen.is_loopback(options.admin_listen)
+        if not is_local and admin["token"] is None:
+            why = (
+                f"--admin-listen {options.admin_listen}: a token is mandatory when the admin API listens off loopback; "
+                'write admin: {token: "${AIGW_ADMIN_TOKEN}"} into the config'
+            )
+            return Reading(files=files, errors=[why])
     document = answer["document"]
     warnings: list[str] = answer["warnings"]
     if options.workers is not None:
@@ -80,7 +97,7 @@ async def read(loop: asyncio.AbstractEventLoop, child: subprocess.Popen[bytes], 
             for name, gateway in document["gateways"].items()
             if gateway["auth"] == "none"
         ]
-    return Reading(document, warnings, files, answer["stated"])
+    return Reading(document, warnings, files, answer["stated"], admin=admin)
 
 
 def count_workers(document: Document) -> int:

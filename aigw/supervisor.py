@@ -16,15 +16,18 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from aigw import __version__, listen, screen, source
+from aigw.admin.changes import changes
+from aigw.admin.run import Admin
 from aigw.channel import encode
 from aigw.config import lines
 from aigw.process import Faults, WorkerProcess, log, notify, say, start_config
@@ -72,10 +75,12 @@ class Supervisor:
         # what outlives a worker
         self._listeners = listen.Listeners()
         self._writer: Writer | None = None
+        self._admin = Admin(self, self.explain, self.metrics)
         self._mock_folder: str | None = None
         self._on_terminal = os.isatty(0)
         # the config: the one that is served, and what is wrong with the one that is not
         self.generation = 0
+        self._coming = 0  # the generation that workers were told of last
         self.errors: list[str] = []
         self._served = Reading()
         self._watch = Watch()
@@ -125,8 +130,9 @@ class Supervisor:
             self._listeners.keep(self._listeners.bind(_addresses(document), count))
         except listen.ListenError as error:
             raise StartError(str(error)) from None
+        admin = self._bind_admin(reading)
         try:
-            self._writer = Writer(self._loop, document["access_log"], log)
+            self._writer = Writer(self._loop, document["access_log"], log, self._admin.recent.keep)
         except OSError as error:
             raise StartError(_no_log(document, error)) from None
         self._writer.attach(self._first.records)
@@ -134,14 +140,29 @@ class Supervisor:
         if why:
             raise StartError(f"the worker did not start: {why}")
         self._serve(reading)
+        await self._admin.keep(reading.admin, admin)
         self._show()
+
+    def _bind_admin(self, reading: Reading) -> list[socket.socket]:
+        """None for its default address where that is in use: nobody asked for it, and the proxy is what must serve.
+
+        Raises: StartError.
+        """
+        try:
+            return self._admin.bind(reading.admin["listen"])
+        except listen.ListenError as error:
+            if reading.admin["stated"]:
+                raise StartError(f"the admin API: {error}") from None
+            say([f"warning: the admin API does not listen: {error}"])
+            return []
 
     def _version(self, document: source.Document) -> Version:
         """The next one."""
         if self._mock_folder is None and any(up["provider"] == "mock" for up in document["upstreams"].values()):
             self._mock_folder = _private_folder()
         pieces = b"".join(map(encode, lines.cut(document)))
-        return Version(self.generation + 1, document, pieces, self._mock_folder)
+        self._coming = self.generation + 1
+        return Version(self._coming, document, pieces, self._mock_folder)
 
     def _serve(self, reading: Reading) -> None:
         """It is served from now on."""
@@ -153,7 +174,8 @@ class Supervisor:
         config = "built-in config (no config.yaml here)" if self._options.config is None else self._options.config
         text = screen.render(
             self._served.document,
-            self._listeners.names,
+            self._listeners.urls(_secure(self._served.document)),
+            self._admin.urls,
             version=__version__,
             source=config,
             seconds=time.monotonic() - self._options.since,
@@ -187,7 +209,7 @@ class Supervisor:
                 return self._refuse(["the file changes while it is read; it is read again once it stays as it is"])
             errors = reading.errors or source.vanished(self._served, reading)
             if not errors:
-                if reading.document == self._served.document:
+                if self._is_served(reading):
                     return self._keep(reading, why)
                 errors = await self._apply(reading)
             if errors:
@@ -197,8 +219,28 @@ class Supervisor:
             log(f"{why}: generation {self.generation} serves")
             return []
 
-    async def _apply(self, reading: Reading) -> list[str]:
-        """All of it, or nothing and why."""
+    async def obey(self, compiled: dict[str, Any], commit: Callable[[], Awaitable[None]]) -> list[str]:
+        """See `admin.writer.Applier`: serves by what an edit of the file has made of it."""
+        if self._stop.is_set():
+            return ["the gateway is about to end"]
+        reading = source.laid_over(compiled, self._options)
+        if reading.errors:
+            return reading.errors
+        if self._is_served(reading):
+            await commit()
+            self._served = reading
+            self.errors = []
+        elif errors := await self._apply(reading, commit):
+            return errors
+        self._watch.set(reading.files)
+        return []
+
+    def _is_served(self, reading: Reading) -> bool:
+        return reading.document == self._served.document and reading.admin == self._served.admin
+
+    async def _apply(self, reading: Reading, commit: Callable[[], Awaitable[None]] | None = None) -> list[str]:
+        """All of it, or nothing and why. `commit` is called once nothing but a worker can refuse; what it raises comes
+        through, and nothing has changed."""
         document = reading.document
         count = source.count_workers(document)
         assert self._writer is not None
@@ -209,23 +251,44 @@ class Supervisor:
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         target = self._served.document["access_log"]
 
-        def bind() -> list[listen.Listening]:
-            self._listeners.keep(self._listeners.bind(_addresses(document), count))
+        async def bind() -> list[listen.Listening]:
+            wanted = self._listeners.bind(_addresses(document), count)
+            admin: list[socket.socket] = []
+            try:
+                admin = self._rebind_admin(reading)
+                if commit is not None:
+                    await commit()
+            except BaseException:
+                self._listeners.release(wanted)
+                self._admin.release(admin)
+                raise
+            self._listeners.keep(wanted)
+            await self._admin.keep(reading.admin, admin)
             return self._listeners.all
 
+        why = "it was given up"
         try:
             await self._writer.retarget(document["access_log"])
+            why = await self._workers.apply(version, count, bind)
         except OSError as error:
             why = _no_log(document, error)
-        else:
-            why = await self._workers.apply(version, count, bind)
-        if why:
-            with contextlib.suppress(OSError):
-                await self._writer.retarget(target)
-        else:
-            self._serve(reading)
-        notify("READY=1")
+        finally:
+            if why:
+                with contextlib.suppress(OSError):
+                    await self._writer.retarget(target)
+            else:
+                self._serve(reading)
+            notify("READY=1")
         return [why] if why else []
+
+    def _rebind_admin(self, reading: Reading) -> list[socket.socket]:
+        """Raises: listen.ListenError."""
+        try:
+            return self._admin.bind(reading.admin["listen"])
+        except listen.ListenError as error:
+            if reading.admin["stated"]:
+                raise listen.ListenError(f"the admin API: {error}") from None
+            return []
 
     def _keep(self, reading: Reading, why: str) -> list[str]:
         """What was read is what is served: an error before it is put right by that."""
@@ -282,7 +345,7 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         from aigw.status import status
 
-        return status(self.facts, self._cells)
+        return status(self.facts, self._cells) | {"admin": self._admin.urls, "ready": self.is_ready}
 
     def metrics(self) -> tuple[bytes, bytes]:
         """Content type and text."""
@@ -300,6 +363,28 @@ class Supervisor:
             self._snapshot = snapshot.compile(self._served.document, self.generation)
         return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time())
 
+    # --- what the admin API asks
+
+    @property
+    def turn(self) -> asyncio.Lock:
+        return self._turn
+
+    @property
+    def config_path(self) -> str | None:
+        return self._options.config
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.generation and self._workers.serving) and not self._stop.is_set()
+
+    def lagging(self) -> tuple[int, list[int]]:
+        return self._coming, self._workers.lagging(self._coming)
+
+    def changes(self, compiled: dict[str, Any]) -> list[dict[str, str]]:
+        reading = source.laid_over(compiled, self._options)
+        before = {"admin": self._served.admin, **self._served.document}
+        return changes(before, {"admin": reading.admin, **reading.document})
+
     # --- end
 
     async def _drain(self) -> int:
@@ -309,6 +394,7 @@ class Supervisor:
         self._workers.unready()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._now.wait(), times["delay"])
+        await self._admin.freeze()
         for task in self._tasks:  # a reload that has not finished by now will not be missed
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -319,6 +405,7 @@ class Supervisor:
         if self._config.poll() is None:
             self._config.kill()
             self._config.wait()
+        await self._admin.close()
         await self._workers.close()
         if self._writer is None:
             self._first.records.close()
@@ -374,6 +461,12 @@ class Supervisor:
 
 def _addresses(document: source.Document) -> list[str]:
     return [listener["address"] for listener in document["listen"]]
+
+
+def _secure(document: source.Document) -> set[str]:
+    """The keys of the listeners with TLS."""
+    keys = listen.keys(_addresses(document))
+    return {key for key, entry in zip(keys, document["listen"], strict=True) if "tls" in entry}
 
 
 def _no_log(document: source.Document, error: OSError) -> str:

@@ -7,7 +7,9 @@ Messages on the control channel (`channel.py`):
     -> {"document": ...}, {"at": ...}                      a document in pieces (`config/lines.py`)
     -> {"prepare": {"generation": int}}                    compile it, beside what is served
     -> {"switch": {"mock_socket": path or null}}           serve by what was prepared
-    -> {"listen": {"sockets": [number, ...]}}              accept on these and no others; the new ones come with it
+    -> {"listen": {"sockets": [number, ...], "keys": [key, ...]}}
+                                                           accept on these and no others; the new ones come with it, and
+                                                           the keys (`listen.keys`) say which address each is for
     <- {"done": ""}  or  {"done": why it failed}           one answer to each of these three, in their order
     -> {"unready": {}}                                     readiness turns red
     -> {"drain": {"timeout": s, "idle": s}}                end; idle clients may stay for `idle`; a second one overrules
@@ -23,6 +25,7 @@ import gc
 import os
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import Coroutine
 from time import monotonic
@@ -30,7 +33,7 @@ from typing import Any
 
 import uvloop
 
-from aigw import __version__, shared
+from aigw import __version__, listen, shared, tls
 from aigw.channel import Channel
 from aigw.config import lines, snapshot
 from aigw.gateway import Gateway, Server
@@ -43,6 +46,8 @@ COLLECT_AFTER = 1.0  # seconds after a reload: the snapshot before it is full of
 
 SLICE = 0.001  # seconds that compiling may take of one turn of the loop
 STAMP = 0.1  # seconds between two signs of life
+
+Contexts = dict[str, ssl.SSLContext | None]  # None: no TLS; by `listen.keys`
 
 
 class Worker:
@@ -69,13 +74,15 @@ class Worker:
             descriptors=None if limit == resource.RLIM_INFINITY else limit,
             row=row,
             series=series,
+            log=log,
         )
         self._mock: asyncio.AbstractServer | None = None
         self._listeners: dict[int, Server] = {}
         self._dropped = 0  # of the log's records, as far as they were counted
         # the config on its way: what came of it, and what was made of that
         self._document: lines.Document = {}
-        self._prepared: tuple[snapshot.Snapshot, dict[str, float]] | None = None
+        self._prepared: tuple[snapshot.Snapshot, Contexts, dict[str, float]] | None = None
+        self._contexts: dict[tuple[str, str], ssl.SSLContext] = {}  # in use, by certificate and key
         # one at a time: each finishes before the next, and before a drain
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -163,24 +170,40 @@ class Worker:
             try:
                 next(steps)
             except StopIteration as end:
-                self._prepared = (end.value, document["drain"])
+                self._prepared = (end.value, self._secure(document), document["drain"])
                 return
             if monotonic() >= until:
                 await asyncio.sleep(0)
                 until = monotonic() + SLICE
 
+    def _secure(self, document: lines.Document) -> Contexts:
+        """What each listener is to speak. Whose certificate stays keeps its context, and with it clients' sessions."""
+        before, self._contexts = self._contexts, {}
+        contexts: Contexts = {}
+        listens = document["listen"]
+        for key, entry in zip(listen.keys(entry["address"] for entry in listens), listens, strict=True):
+            contexts[key] = None
+            if "tls" in entry:
+                pair = entry["tls"]["cert"], entry["tls"]["key"]
+                if pair not in self._contexts:
+                    self._contexts[pair] = before.get(pair) or tls.server_context(*pair)
+                contexts[key] = self._contexts[pair]
+        return contexts
+
     async def _switch(self, mock_socket: str | None) -> None:
         assert self._prepared is not None, "nothing was prepared"
         if mock_socket is not None and self._mock is None:
             await self._serve_mock(mock_socket)
-        compiled, self._drain_times = self._prepared
+        compiled, contexts, self._drain_times = self._prepared
         self._prepared = None
+        self._gateway.secure(contexts)
         self._gateway.apply(compiled)
         self._loop.call_later(COLLECT_AFTER, gc.collect)
 
-    async def _listen(self, sockets: list[int], new: list[socket.socket]) -> None:
-        unknown = [number for number in sockets if number not in self._listeners]
-        self._listeners.update(zip(unknown, await self._gateway.listen(new), strict=True))
+    async def _listen(self, sockets: list[int], keys: list[str], new: list[socket.socket]) -> None:
+        unknown = {number: key for number, key in zip(sockets, keys, strict=True) if number not in self._listeners}
+        servers = await self._gateway.listen(new, list(unknown.values()))
+        self._listeners.update(zip(unknown, servers, strict=True))
         gone = [self._listeners.pop(number) for number in self._listeners.keys() - set(sockets)]
         if gone:
             await self._gateway.ignore(gone)

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,10 @@ class Workers:
     def count(self) -> int:
         return len(self._places)
 
+    def lagging(self, generation: int) -> list[int]:
+        """Processes that do not serve by this document, or a later one."""
+        return [p.handle.pid for p in self._places.values() if not p.serving or p.handle.generation < generation]
+
     def reap(self) -> None:
         """After SIGCHLD."""
         for handle in list(self._processes.values()):
@@ -131,14 +135,19 @@ class Workers:
         """Lets `count` workers serve. Answers "" or why one cannot."""
         self._writer = writer
         self._task(self._watch())
-        return await self.apply(version, count, lambda: sockets)
 
-    async def apply(self, version: Version, count: int, bind: Callable[[], list[Listening]]) -> str:
+        async def bind() -> list[Listening]:
+            return sockets
+
+        return await self.apply(version, count, bind)
+
+    async def apply(self, version: Version, count: int, bind: Callable[[], Awaitable[list[Listening]]]) -> str:
         """Another document, other sockets, another number of workers: all of it, or nothing and the reason why.
 
         `bind` makes the sockets, as late as can be, since clients come to them from that moment on; it may raise
-        ListenError. It must have closed the caller's copies of those that it leaves out: then the workers' are the
-        last, and accept who waits there before they close.
+        ListenError; what else it raises comes through. Then nothing has changed. It must have closed the caller's
+        copies of those that it leaves out: then the workers' are the last, and accept who waits there before they
+        close.
         """
         async with self._turn:
             made: list[Place] = []
@@ -150,9 +159,12 @@ class Workers:
                 why = await self._prepare([*self._present(), *made], version)
             if not why:
                 try:
-                    self._sockets = bind()
+                    self._sockets = await bind()
                 except ListenError as error:
                     why = str(error)
+                except BaseException:
+                    await asyncio.gather(*map(self._end, made))
+                    raise
             if why:
                 await asyncio.gather(*map(self._end, made))
                 return why

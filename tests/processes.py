@@ -163,7 +163,7 @@ class Serve(Command):
         environ: dict[str, str] | None = None,
         arguments: Sequence[str] = ("--listen", "127.0.0.1:0"),
     ) -> None:
-        words = ["serve", *arguments]
+        words = ["serve", "--admin-listen", "127.0.0.1:0", *arguments]  # of two, the last one counts
         if config is not None:
             (folder / "config.yaml").write_text(config)
             words += ["--config", str(folder / "config.yaml")]

@@ -42,8 +42,16 @@ RUNNING = [
     {"config.edit"},
     {"config.schema"},
     {"config.document"},
+    {"config.view"},
+    {"config.resources", "config.secrets"},
     {"config.store"},
+    {"config.edits"},
     {"source"},
+    {"admin.messages", "admin.file", "admin.child", "admin.recent", "admin.changes", "admin.client"},
+    {"admin.guard", "admin.writer"},
+    {"admin.server", "admin.looking"},
+    {"admin.api"},
+    {"admin.run"},
     {"sample", "status"},
     {"explain", "metrics"},
     {"workers"},
@@ -52,7 +60,7 @@ RUNNING = [
     {"__main__"},
 ]
 # Tools that know the operating system and nothing of the gateway; both sides use them.
-TOOLS = {"accept", "shared", "watch", "listen", "logfile", "process", "channel", "screen", "show", "handle"}
+TOOLS = {"accept", "tls", "shared", "watch", "listen", "logfile", "process", "channel", "screen", "show", "handle"}
 
 # No loop, no clock, no file: these are functions of what they are given.
 PURE = (
@@ -81,7 +89,7 @@ ONLY = {
     "pydantic": {"config.schema"},
     "pydantic_core": {"config.schema"},
     "httptools": {"wire.head", "wire.framing", "mock.server"},
-    "uvloop": {"worker", "cli"},
+    "uvloop": {"worker", "cli", "tls"},
     "prometheus_client": {"metrics"},
 }
 # Modules with these names must never be reached from a worker's start, nor (while it starts) from the supervisor's.
@@ -159,7 +167,7 @@ def reached(start: str) -> set[str]:
     return found
 
 
-PACKAGES = {"__init__", "config"}
+PACKAGES = {"__init__", "admin", "config"}
 
 
 def test_every_module_has_a_place() -> None:

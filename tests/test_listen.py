@@ -30,7 +30,7 @@ def test_addresses(address: str, parsed: tuple[str, int]) -> None:
         ("localhost:65536", "localhost:65536: the port must be a number from 0 to 65535 (0: any free one)"),
         ("localhost:²", "localhost:²: the port must be a number from 0 to 65535 (0: any free one)"),
         ("::1:80", "::1:80: an IPv6 address stands in brackets: [::1]:80"),
-        ("unix:/tmp/x", "unix:/tmp/x: listening on a unix socket is not available yet; use host:port"),
+        ("unix:x", "unix:x: a unix socket is named by an absolute path: unix:/run/name.sock"),
     ],
 )
 def test_bad_addresses(address: str, message: str) -> None:

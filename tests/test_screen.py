@@ -47,11 +47,12 @@ def document(upstreams: Document | None = None, **gateways: Document) -> Documen
 class Command:
     """The command as a shell would run it."""
 
-    def __init__(self, document: Document, address: str = "127.0.0.1:8081") -> None:
+    def __init__(self, document: Document, address: str = "http://127.0.0.1:8081") -> None:
         self.text = screen.curl(document, address)
         words = shlex.split(self.text.replace("\\\n", ""))
         assert words[0] == "curl"
-        self.url = words[1]
+        self.url = next(word for word in words if "://" in word)
+        self.options = words[1 : words.index(self.url)]
         self.headers = [words[at + 1] for at, word in enumerate(words) if word == "-H"]
         self.body = json.loads(words[words.index("-d") + 1]) if "-d" in words else None
 
@@ -68,7 +69,12 @@ def test_the_whole_screen() -> None:
         other=gateway({}, hosts=["a.example", "*.b.example"], auth="keys", keys={"carol": {}}),
     )
     text = screen.render(
-        config, ["127.0.0.1:8081", "[::1]:8081"], version="1.2", source="config.yaml", seconds=0.314, colour=False
+        config,
+        ["http://127.0.0.1:8081", "http://[::1]:8081"],
+        version="1.2",
+        source="config.yaml",
+        seconds=0.314,
+        colour=False,
     )
     assert (
         text
@@ -207,9 +213,9 @@ def test_without_anything_the_readiness() -> None:
 @pytest.mark.parametrize(
     ("address", "base"),
     [
-        ("0.0.0.0:80", "http://127.0.0.1:80/"),
-        ("[::]:80", "http://[::1]:80/"),
-        ("10.0.0.1:80", "http://10.0.0.1:80/"),
+        ("http://0.0.0.0:80", "http://127.0.0.1:80/"),
+        ("http://[::]:80", "http://[::1]:80/"),
+        ("http://10.0.0.1:80", "http://10.0.0.1:80/"),
     ],
 )
 def test_an_address_that_can_be_reached(address: str, base: str) -> None:

@@ -91,4 +91,4 @@ def test_the_child_says_one_json_object(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     command = [sys.executable, "-m", "aigw.config.store", str(tmp_path / "config.yaml")]
     answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert set(answer) == {"document", "warnings", "stated", "files"}
+    assert set(answer) == {"document", "warnings", "stated", "admin", "files"}

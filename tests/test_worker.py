@@ -105,7 +105,7 @@ async def test_what_is_asked_is_done_in_turn_and_the_drain_comes_after(worker: H
     worker.prepare(1)
     worker.switch()
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        worker.channel.send({"listen": {"sockets": [7]}}, [sock.fileno()])
+        worker.channel.send({"listen": {"sockets": [7], "keys": ["a"]}}, [sock.fileno()])
         address = sock.getsockname()
     worker.prepare(2)
     worker.switch()
@@ -153,11 +153,11 @@ async def test_it_accepts_on_the_sockets_it_is_told_to_and_on_no_others(worker: 
     assert await worker.apply(1) == ""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         first, second = one.getsockname(), two.getsockname()
-        assert await worker.ask({"listen": {"sockets": [1]}}, [one.fileno()]) == {"done": ""}
+        assert await worker.ask({"listen": {"sockets": [1], "keys": ["a"]}}, [one.fileno()]) == {"done": ""}
         assert await answers(first) == b"HTTP/1.1 200"
-        assert await worker.ask({"listen": {"sockets": [1, 2]}}, [two.fileno()]) == {"done": ""}
+        assert await worker.ask({"listen": {"sockets": [1, 2], "keys": ["a", "a"]}}, [two.fileno()]) == {"done": ""}
         assert await answers(first) == await answers(second) == b"HTTP/1.1 200"
-    assert await worker.ask({"listen": {"sockets": [2]}}) == {"done": ""}
+    assert await worker.ask({"listen": {"sockets": [2], "keys": ["a"]}}) == {"done": ""}
     with pytest.raises(ConnectionRefusedError):
         await answers(first)
     assert await answers(second) == b"HTTP/1.1 200"

@@ -10,7 +10,7 @@ from typing import Any
 from aigw.config.netvalues import host_pattern, is_local
 from aigw.config.problem import Finding, Path, nearest, path_text, quote
 from aigw.config.values import is_null
-from aigw.config.walk import children, mapping, select
+from aigw.config.walk import children, mapping, select, value_at
 
 __all__ = ["DIALECTS", "errors", "listens", "warnings"]
 
@@ -32,7 +32,7 @@ def errors(raw: object) -> list[Finding]:
     document = mapping(raw)
     upstreams = mapping(document.get("upstreams"))
     gateways = mapping(document.get("gateways"))
-    found = [*_addresses(document), *_hosts(gateways), *_calendar_limits(document)]
+    found = [*_addresses(document), *_needless_tls(document), *_hosts(gateways), *_calendar_limits(document)]
     for name, upstream in upstreams.items():
         found += _upstream(("upstreams", name), mapping(upstream))
     for name, gateway in gateways.items():
@@ -55,6 +55,13 @@ def _addresses(document: Mapping[str, Any]) -> Iterator[Finding]:
     for path, address in listens(document):
         if not address.endswith(":0"):
             yield from _twice(seen, address, path, "the same address as {first}; remove one")
+
+
+def _needless_tls(document: Mapping[str, Any]) -> Iterator[Finding]:
+    for path, tls in [*select(document, "listen.tls"), *select(document, "listen.*.tls")]:
+        address = mapping(value_at(document, path[:-1])).get("address")
+        if isinstance(address, str) and address.startswith("unix:") and not is_null(tls):
+            yield Finding(path, "means nothing on a unix socket, where nobody is in between; leave it out", at_key=True)
 
 
 def listens(document: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -247,8 +254,6 @@ def warnings(raw: object) -> list[Finding]:
     """What is allowed, and probably not meant or dangerous."""
     document = mapping(raw)
     found: list[Finding] = []
-    if "admin" in document:
-        found.append(Finding(("admin",), "the admin API is not available yet; admin is ignored", at_key=True))
     for name, upstream in mapping(document.get("upstreams")).items():
         found += _upstream_dangers(("upstreams", name), mapping(upstream))
     gateways = mapping(document.get("gateways"))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aigw.config.checks import DIALECTS
 from aigw.config.problem import Finding, Path, path_text
-from aigw.config.schema import Config, Gateway, Key, ModelEntry, Rule, Target, Upstream
+from aigw.config.schema import Config, Gateway, Key, Listen, ModelEntry, Rule, Target, Upstream
 from aigw.config.values import target_name
 
 __all__ = ["expand"]
@@ -29,7 +29,7 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
     """The document (its relative paths taken from the folder `base`), and what is wrong with names of targets."""
     found: list[Finding] = []
     document = {
-        "listen": [{"address": listen.address} for listen in config.listen],
+        "listen": [_listen(listen, base) for listen in config.listen],
         "workers": config.workers,
         "access_log": config.access_log
         if config.access_log in ("stdout", "off")
@@ -48,6 +48,15 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
 
 def _absolute(path: str, base: FilePath) -> str:
     return os.path.abspath(base / path)
+
+
+def _listen(listen: Listen, base: FilePath) -> dict[str, Any]:
+    """With `tls` where it is HTTPS: `cert` and `key` are paths here, and PEM text once the files were read."""
+    tls = listen.tls
+    if tls is None:
+        return {"address": listen.address}
+    paths = {"cert": _absolute(tls.cert, base), "key": _absolute(tls.key, base)}
+    return {"address": listen.address, "tls": paths}
 
 
 def _upstream(path: Path, upstream: Upstream, base: FilePath, found: list[Finding]) -> dict[str, Any]:

@@ -27,16 +27,7 @@ def _is_not(*words: str) -> Callable[[object], bool]:
     return lambda value: str(value) not in words
 
 
-def _is_unix(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("unix:")
-
-
 LATER = (
-    Later("listen.tls", "TLS on listeners is"),
-    Later("listen.*.tls", "TLS on listeners is"),
-    Later("listen", "listening on a unix socket is", _is_unix),
-    Later("listen.*", "listening on a unix socket is", _is_unix),
-    Later("listen.*.address", "listening on a unix socket is", _is_unix),
     Later("usage_store", "the usage store is", _is_not("off")),
     Later("trusted_proxies", "believing X-Forwarded-For is", bool),
     Later("prices", "pricing is", bool),

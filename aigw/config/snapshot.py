@@ -362,13 +362,14 @@ class GatewaySpec:
 class Timeouts:
     """Deadlines of the client's side in seconds, under the names of the config."""
 
-    __slots__ = ("client_read", "client_write", "keepalive", "linger", "request", "total")
+    __slots__ = ("client_read", "client_write", "handshake", "keepalive", "linger", "request", "total")
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.keepalive: float = spec["keepalive"]
         self.request: float = spec["request"]
         self.client_read: float = spec["client_read"]
         self.client_write: float = spec["client_write"]
+        self.handshake: float = spec["handshake"]
         self.linger: float = spec["linger"]
         self.total: float | None = spec["total"]
 

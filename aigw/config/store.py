@@ -2,8 +2,9 @@
 
 `load` and `parse` are for commands. Run as a module this is the short-lived config child: parsing 10,000 keys holds the
 interpreter for seconds, so neither the supervisor nor a worker does it. The child prints one JSON object and nothing
-else, whatever the input: `{"document", "warnings", "stated", "files"}` with status 0, `{"errors", "files"}` with
-status 1. `files` has what was read, or could not be: paths and digests, as `watch` compares them.
+else, whatever the input: `{"document", "warnings", "stated", "admin", "files"}` with status 0,
+`{"errors", "files"}` with status 1. `files` has what was read, or could not be: paths and digests, as `watch` compares
+them.
 
     python -m aigw.config.store [--builtin | PATH]
 
@@ -12,10 +13,11 @@ The document's shape is what `document.expand` returns.
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 from aigw import watch
@@ -23,7 +25,7 @@ from aigw.config import checks, later, schema
 from aigw.config.document import expand
 from aigw.config.interpolate import interpolate
 from aigw.config.loader import Loader
-from aigw.config.problem import ConfigError, Finding, Problem, path_text
+from aigw.config.problem import ConfigError, Finding, Path, Problem, path_text
 from aigw.config.walk import select, value_at
 from aigw.watch import MAX_BYTES
 
@@ -34,15 +36,19 @@ MAX_SECRET_BYTES = 64 << 10  # of an interpolated file
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A config that can be used. `files` are the other files it was made from: interpolated ones and CAs.
+    """A config that can be used. `files` are the other files it was made from: interpolated ones, CAs, and
+    the listeners' certificates and keys.
 
-    `stated` are the paths of `gateways`, `workers` and each gateway's `auth`, where they are written out.
+    `stated` are the paths of `gateways`, `workers` and each gateway's `auth`, where they are written out. `admin` is
+    the admin API's: `listen`, `token` (None: none), and whether `listen` is `stated`. It is no part of the document,
+    since workers have no use for it.
     """
 
     document: dict[str, Any]
     warnings: list[Problem]
     files: list[str]
     stated: list[list[str]]
+    admin: dict[str, Any]
 
     def __repr__(self) -> str:  # the document holds credentials
         return f"<Loaded {len(self.warnings)} warnings {len(self.files)} files>"
@@ -51,7 +57,7 @@ class Loaded:
 Digests = dict[str, str | None]  # of files, by path: of what was read; None: it could not be read
 
 
-def load(path: Path, environ: Mapping[str, str], digests: Digests | None = None) -> Loaded:
+def load(path: FilePath, environ: Mapping[str, str], digests: Digests | None = None) -> Loaded:
     """The config in the file `path`. `digests` is filled with what was read, whatever comes of it.
 
     Raises: ConfigError with every problem.
@@ -67,7 +73,9 @@ def load(path: Path, environ: Mapping[str, str], digests: Digests | None = None)
     return parse(text, name=name, base=path.parent, environ=environ, digests=digests)
 
 
-def parse(text: str, *, name: str, base: Path, environ: Mapping[str, str], digests: Digests | None = None) -> Loaded:
+def parse(
+    text: str, *, name: str, base: FilePath, environ: Mapping[str, str], digests: Digests | None = None
+) -> Loaded:
     """The config in `text`, called `name` in problems; relative paths are taken from the folder `base`.
 
     Raises: ConfigError with every problem.
@@ -87,15 +95,18 @@ def parse(text: str, *, name: str, base: Path, environ: Mapping[str, str], diges
     refused += (finding for finding in checks.errors(loader.data) if finding.path not in wrong)
     refused += (finding for finding in later.not_yet(loader.data) if finding.path not in wrong)
     document: dict[str, Any] = {}
+    admin: dict[str, Any] = {}
     if config is not None:
+        is_stated = value_at(loader.data, ("admin", "listen")) is not None
+        admin = {"listen": config.admin.listen, "token": config.admin.token, "stated": is_stated}
         document, unnamed = expand(config, base)
-        refused += [*unnamed, *files.authorities(document)]
+        refused += [*unnamed, *files.authorities(document), *files.certificates(document, loader.data)]
     said = {known.path for known in problems}  # a reference that led nowhere is one problem, not two
     problems += (found for found in map(problem, refused) if found.path not in said)
     if problems:
         raise ConfigError(_in_order(problems))
-    warnings = _in_order(map(problem, checks.warnings(loader.data)))
-    return Loaded(document, warnings, files.names, _stated(loader.data))
+    warnings = _in_order(map(problem, [*checks.warnings(loader.data), *files.expired]))
+    return Loaded(document, warnings, files.names, _stated(loader.data), admin)
 
 
 def _stated(raw: object) -> list[list[str]]:
@@ -108,8 +119,11 @@ def builtin(environ: Mapping[str, str]) -> Loaded:
 
     Raises: ConfigError, where the environment holds something unusable.
     """
-    text = "\n".join(_builtin_lines(environ))
-    return parse(text, name="built-in config", base=Path.cwd(), environ=environ)
+    return parse(builtin_text(environ), name="built-in config", base=FilePath.cwd(), environ=environ)
+
+
+def builtin_text(environ: Mapping[str, str]) -> str:
+    return "\n".join(_builtin_lines(environ))
 
 
 # Variable of the key, variable of the URL, and which models are whose where there are several providers.
@@ -178,9 +192,10 @@ def _read(path: str, bound: int, digests: Digests) -> str:
 class _Files:
     """The other files a config names: read once each, and remembered so that they can be watched."""
 
-    def __init__(self, base: Path, digests: Digests) -> None:
+    def __init__(self, base: FilePath, digests: Digests) -> None:
         self.base = base
         self.names: list[str] = []
+        self.expired: list[Finding] = []  # warnings about certificates
         self._digests = digests
 
     def secret(self, path: str) -> str:
@@ -204,6 +219,36 @@ class _Files:
                     upstream["tls"]["ca_digest"] = sha256(text.encode()).hexdigest()
                 except ValueError as error:
                     found.append(Finding(("upstreams", name, "tls", "ca"), f"the file {error}"))
+        return found
+
+    def certificates(self, document: dict[str, Any], raw: object) -> list[Finding]:
+        """Findings for listeners' certificates and keys that cannot be used; the document has their text then, so that
+        every worker, whenever it starts, has those that were checked here."""
+        found = []
+        is_list = isinstance(value_at(raw, ("listen",)), list)
+        for index, listen in enumerate(document["listen"]):
+            if "tls" not in listen:
+                continue
+            from aigw import tls  # 30 ms that only configs with TLS pay
+
+            path: Path = ("listen", index, "tls") if is_list else ("listen", "tls")
+            for which, file in listen["tls"].items():
+                try:
+                    listen["tls"][which] = self._read(file, MAX_SECRET_BYTES)
+                except ValueError as error:
+                    found.append(Finding((*path, which), f"the file {error}"))
+            if any(finding.path[:-1] == path for finding in found):
+                continue
+            try:
+                tls.server_context(**listen["tls"])
+            except tls.TlsError as error:
+                found.append(Finding((*path, error.which), f"the file {error}"))
+            else:
+                begin, end = tls.validity(listen["tls"]["cert"])
+                if not begin <= time.time() < end:
+                    when = time.strftime("%Y-%m-%d", time.gmtime(end if time.time() >= end else begin))
+                    word = "has expired on" if time.time() >= end else "is not valid before"
+                    self.expired.append(Finding((*path, "cert"), f"the certificate {word} {when}; clients refuse it"))
         return found
 
     def _read(self, path: str, bound: int) -> str:
@@ -235,6 +280,16 @@ def _printable(path: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
 
 
+def answer_of(loaded: Loaded) -> dict[str, Any]:
+    """What a child answers for a good config, without `files`."""
+    return {
+        "document": loaded.document,
+        "warnings": [str(problem) for problem in loaded.warnings],
+        "stated": loaded.stated,
+        "admin": loaded.admin,
+    }
+
+
 def _child(arguments: list[str]) -> int:
     """The config child."""
     import json
@@ -246,12 +301,10 @@ def _child(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise ConfigError([Problem("aigw.config.store", 0, 0, "", "takes one argument: --builtin or a path")])
-        loaded = builtin(os.environ) if arguments == ["--builtin"] else load(Path(arguments[0]), os.environ, digests)
-        answer = {
-            "document": loaded.document,
-            "warnings": [str(problem) for problem in loaded.warnings],
-            "stated": loaded.stated,
-        }
+        loaded = (
+            builtin(os.environ) if arguments == ["--builtin"] else load(FilePath(arguments[0]), os.environ, digests)
+        )
+        answer = answer_of(loaded)
     except ConfigError as error:
         answer = {"errors": [str(problem) for problem in error.problems]}
     answer["files"] = digests

@@ -12,6 +12,7 @@ import struct
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
+from aigw import tls
 from aigw.errors import (
     BAD_REQUEST,
     DRAINING,
@@ -324,7 +325,9 @@ class ClientConnection(Connection):
         self.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.transport.resume_reading()
+            self.transport.resume_reading()
+        else:  # TLS says that it ends, and lets go what still comes
+            self.transport.close()
 
     def close(self) -> None:
         """Close after what was written is sent; `client_write` runs for a client that does not take it."""
@@ -337,6 +340,7 @@ class ClientConnection(Connection):
         if self._buffer_size:
             self.gateway.slow.add(self)
         self.transport.close()
+        tls.let_go(self.transport)
 
     def cut(self) -> None:
         """End a response that cannot be completed, so that it looks like it: what is framed lacks its end, and what
@@ -381,6 +385,8 @@ class ClientConnection(Connection):
         if size < self._buffer_size and self.runs is Deadline.CLIENT_WRITE:
             self.deadline = now + self.gateway.snapshot.timeouts.client_write
         self._buffer_size = size
+        if self.state is CLOSED:
+            tls.let_go(self.transport)
 
     def expired(self, now: float) -> None:
         """The deadline that runs has passed."""

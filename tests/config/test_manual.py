@@ -43,7 +43,11 @@ def raw(text: str) -> object:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    trustme.CA().cert_pem.write_to_path(str(tmp_path / "internal-ca.pem"))
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "internal-ca.pem"))
+    server = authority.issue_cert("localhost")
+    server.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    server.private_key_pem.write_to_path(str(tmp_path / "server-key.pem"))
     return tmp_path
 
 

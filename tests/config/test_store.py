@@ -580,10 +580,6 @@ def test_an_example_of_every_feature_is_refused_for_what_is_to_come_only() -> No
     [
         ("gateways: {}", ["gateways: there is no gateway, so every request is answered 404"]),
         (
-            "admin: {}\nupstreams: {m: {provider: mock}}\ngateways: {g: {auth: none, models: {x: m}}}",
-            ["admin: the admin API is not available yet; admin is ignored"],
-        ),
-        (
             "listen: [127.0.0.1:1, 0.0.0.0:2]\nupstreams: {m: {provider: mock}}\n"
             "gateways: {g: {auth: none, models: {x: m}}}",
             [
@@ -694,10 +690,10 @@ def test_child_with_a_good_file(tmp_path: Path) -> None:
     assert answer == {
         "document": store.load(path, {"KEY": "sk-1"}).document,
         "warnings": [
-            f"{path}:1:1 admin: the admin API is not available yet; admin is ignored",
             f"{path}:3:1 gateways: there is no gateway, so every request is answered 404",
         ],
         "stated": [["gateways"]],
+        "admin": {"listen": "127.0.0.1:8080", "token": None, "stated": False},
         "files": {str(path): digest_of(str(path))},
     }
 
