@@ -19,7 +19,7 @@ APART: Final = 25e-6
 # Writes that wait together; the first of them waits for the others.
 MOST_TOGETHER: Final = 32
 # Bytes that may wait. More is written at once: it may be more than the socket takes, and whoever reads must know.
-MOST_GATHERED: Final = 16 * 1024
+MOST_GATHERED: Final = 4 * 1024
 
 
 class Outbox:
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         """`now` is monotonic."""
         outbox = self.outbox
         waiting = outbox.waiting
-        if (waiting or now - outbox.wrote < APART) and len(data) <= MOST_GATHERED and not self.write_paused:
+        if (waiting or now - outbox.wrote < APART) and len(data) < MOST_GATHERED and not self.write_paused:
             waiting.append((self.transport, data))
             count = len(waiting)
             if count == 1:

@@ -24,6 +24,7 @@ from aigw.forward import forwarded, request_message, request_prefix, response_pr
 from aigw.ledger import describe, record
 from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
+from aigw.proxy.bulk import MOST_SLOW, PIECE
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
@@ -297,6 +298,9 @@ class Exchange:
         if more:
             more = forwarded(more, candidate.target)
         upstream.exchange = self
+        if len(self.gateway.slow) > MOST_SLOW:
+            upstream.read_small()
+            self.client.transport.set_write_buffer_limits(PIECE // 2)
         upstream.write(request_message(prefix, self.request_id, more, admission.head.line.method, length, whole), now)
         client = self.client
         if self.body is not UPLOADED:

@@ -24,6 +24,7 @@ from aigw.errors import (
 from aigw.providers import refuses_credential
 from aigw.providers.tap import BODY, META, USAGE
 from aigw.proxy import taps
+from aigw.proxy.bulk import SmallReads
 from aigw.proxy.connection import Connection
 from aigw.proxy.patched import PatchedStream
 from aigw.proxy.states import Body
@@ -68,6 +69,7 @@ class UpstreamConnection(Connection):
         "_missing",
         "_observer",
         "_patch",
+        "_reads_small",
         "_response",
         "_scanned",
         "_shower",
@@ -97,6 +99,7 @@ class UpstreamConnection(Connection):
         self.keep_alive = -1  # seconds the upstream said it keeps an idle connection; -1 where it said nothing
         self._unsent = 0  # at the last look of the sweep
         self.read_paused = False
+        self._reads_small = False
         self._observer: ChunkObserver | None = None  # made for the first chunked answer
         self._shower: PayloadObserver | None = None  # for the first one whose payload is looked at
         # per exchange
@@ -124,6 +127,17 @@ class UpstreamConnection(Connection):
 
     def resume_reading(self) -> None:
         self.read_paused = False
+        self.transport.resume_reading()
+
+    def read_small(self) -> None:
+        """The answer to come shall be read in small pieces: see `bulk`."""
+        self._reads_small = True
+        self._change_protocol(SmallReads(self))
+
+    def _change_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Reading goes on by the way of the protocol that it began with, so it begins anew."""
+        self.transport.pause_reading()
+        self.transport.set_protocol(protocol)
         self.transport.resume_reading()
 
     def pause_writing(self) -> None:
@@ -377,6 +391,9 @@ class UpstreamConnection(Connection):
         """Give the connection back before the client's next request wants one."""
         if self.read_paused:  # for a client that has all it will get from here
             self.resume_reading()
+        if self._reads_small:
+            self._reads_small = False
+            self._change_protocol(self)
         self.exchange = None
         self._informational = 0
         self.served += 1

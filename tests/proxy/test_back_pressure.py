@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from typing import Any
 
+import pytest
+import trustme
 from fakes import (
     CHAT,
     Connection,
     Seen,
+    Stub,
     document,
     gateway,
     get,
     model,
     ok,
+    pieces,
     post,
     running,
     serving,
@@ -23,6 +29,7 @@ from fakes import (
     upstream,
 )
 
+from aigw.proxy.bulk import MOST_SLOW, PIECE
 from aigw.proxy.states import Deadline
 
 MIB = 1024 * 1024
@@ -167,3 +174,58 @@ async def test_a_503_for_want_of_room_says_when_to_come_back() -> None:
         answer = await client.answer()
         assert (answer.status, answer.headers["x-aigw-error"]) == (503, "too_much_collected")
         assert int(answer.headers["retry-after"]) > 0
+
+
+def large(size: int, framing: str) -> bytes:
+    body = bytes(range(256)) * (size // 256)
+    if framing in ("length", "tls"):
+        return ok(body)
+    if framing == "chunked":
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body, 50_000))
+        return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    return b"HTTP/1.1 200 OK\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "closed", "tls"])
+async def test_where_many_read_slowly_little_waits_for_each(framing: str) -> None:
+    answer = large(MIB, framing)
+    body = answer[answer.index(b"\r\n\r\n") + 4 :]
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        if b" /small " in seen.line:
+            await connection.send(ok(b"small"))
+            return
+        await connection.send(answer)
+        if framing == "closed":
+            connection.close()
+
+    context = None
+    if framing == "tls":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with stub(handler, ssl=context) as up:
+        url = up.url if context is None else f"https://127.0.0.1:{up.port}"
+        await many(up, splicing(url, tls={"verify": False, "ca": None, "server_name": None}), body, framing)
+
+
+async def many(up: Stub, config: dict[str, Any], body: bytes, framing: str) -> None:
+    async with running(config, buffer=8192) as gw:
+        clients = []
+        for number in range(MOST_SLOW + 6):
+            client = await gw.connect(buffer=8192)
+            clients.append(client)
+            client.stop_reading()
+            await client.send(get("/x"))
+            await until(lambda number=number: len(gw.gateway.slow) > number, "a client that does not read")
+        sizes = sorted(client.transport.get_write_buffer_size() for client in gw.gateway.clients)
+        assert max(sizes[:5]) <= 2 * PIECE  # the last five
+        for client in clients:
+            client.read_on()
+        for client in clients:
+            got = await client.answer()
+            assert (len(got.body), got.body == body) == (len(body), True)
+        assert not gw.gateway.slow
+        # their connections serve others as before
+        assert [(await gw.ask(get("/small"))).body for _ in range(3)] == [b"small"] * 3
+        if framing != "closed":
+            assert len(up.connections) == len(clients)
