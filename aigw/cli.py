@@ -335,13 +335,15 @@ def mock(words: list[str], since: float) -> int:
     parser.add_argument("--latency", metavar="SECONDS", help="before each answer")
     parser.add_argument("--rate", metavar="N", help="tokens per second; without it all at once")
     parser.add_argument("--tokens", metavar="N", help="length of an answer")
+    parser.add_argument("--bytes", metavar="N", help="size of a plain chat completion, for benchmarks")
     parser.add_argument("--fail", metavar="WORDS", default="", help="fail on purpose, such as status=503")
     flags = parser.parse_args(words)
 
     from aigw.mock import Settings
     from aigw.mock import serve as serve_mock
 
-    given = [f"{name}={value}" for name in ("latency", "rate", "tokens") if (value := getattr(flags, name)) is not None]
+    names = ("latency", "rate", "tokens", "bytes")
+    given = [f"{name}={value}" for name in names if (value := getattr(flags, name)) is not None]
     try:
         settings = Settings.parse(",".join([*given, flags.fail]))
     except ValueError as error:

@@ -117,6 +117,8 @@ def _tool_call(call: Call, tool: dict[str, Any], arguments: str) -> dict[str, An
 
 
 def _chat_plain(call: Call, text: Text, tool: dict[str, Any] | None) -> Plain:
+    if call.settings.bytes:
+        return Plain(_sized(call.settings.bytes, _usage(call, text)), tokens=text.count)
     message: dict[str, Any] = {"role": "assistant", "content": text.whole(), "refusal": None, "annotations": []}
     if tool is not None:
         message |= {"content": None, "tool_calls": [_tool_call(call, tool, text.whole())]}
@@ -131,6 +133,18 @@ def _chat_plain(call: Call, text: Text, tool: dict[str, Any] | None) -> Plain:
         "system_fingerprint": "fp_mock",
     }
     return Plain(orjson.dumps(body), tokens=text.count)
+
+
+def _sized(size: int, usage: dict[str, Any]) -> bytes:
+    """A completion of so many bytes."""
+    body: dict[str, Any] = {"id": "", "choices": [{"message": {"content": ""}}]}
+    room = size - len(orjson.dumps(body | {"usage": usage}))
+    if room > 0:
+        body["usage"] = usage
+    else:
+        room = size - len(orjson.dumps(body))
+    body["choices"] = [{"message": {"content": "!" * room}}]
+    return orjson.dumps(body)
 
 
 def _chat_stream(call: Call, text: Text, tool: dict[str, Any] | None) -> Stream:

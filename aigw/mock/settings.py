@@ -7,6 +7,8 @@ the server's failing words.
     latency=SECONDS    wait before the answer (with `slow-first-token`: before the first content)
     rate=N             tokens per second; 0 or absent: everything at once
     tokens=N           output tokens, one content event each when streamed
+    bytes=N            a plain chat completion of OpenAI's whose body has N bytes (49 or more), for benchmarks: the
+                       shortest that can be read, with its usage where there is room for it
 
 The failures, at most one at a time. Halfway means, in a stream, after the preamble and half (rounded down) of the
 content events, so `tokens=0` or `tokens=1` fails before any content; elsewhere, after half of the body's bytes.
@@ -50,10 +52,13 @@ _SLOW = "slow-first-token"
 MAX_TOKENS = 1_000_000
 """Of one answer: some 5 MB of text. Enough for any test of back pressure, too little to exhaust a machine by a typo."""
 
+MIN_BYTES = 49
+MAX_BYTES = 64 << 20
+
 _MAX_SECONDS = 3600.0
 
 WORDS = (
-    "latency=SECONDS, rate=TOKENS_PER_SECOND, tokens=N, status=N, retry-after=SECONDS, "
+    "latency=SECONDS, rate=TOKENS_PER_SECOND, tokens=N, bytes=N, status=N, retry-after=SECONDS, "
     + ", ".join(sorted(_PLAIN_FAILURES))
     + f", {_SLOW}"
 )
@@ -61,7 +66,8 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """latency: seconds; rate: tokens per second, 0 for at once; tokens: of one answer; fail: failing words as above.
+    """latency: seconds; rate: tokens per second, 0 for at once; tokens, bytes: of one answer, 0 bytes: as many as it
+    has; fail: failing words as above.
 
     Raises ValueError where a number is out of range, a word is unknown or two words contradict each other.
     """
@@ -70,6 +76,7 @@ class Settings:
     rate: float = 0.0
     tokens: int = 16
     fail: tuple[str, ...] = ()
+    bytes: int = 0
 
     # What the failing words come to
     failure: str | None = field(
@@ -105,6 +112,8 @@ class Settings:
             )
         if not 0 <= self.tokens <= MAX_TOKENS:
             raise ValueError(f"tokens={self.tokens}: expected a count from 0 to {MAX_TOKENS}, as in tokens=20")
+        if self.bytes and not MIN_BYTES <= self.bytes <= MAX_BYTES:
+            raise ValueError(f"bytes={self.bytes}: expected a count from {MIN_BYTES} to {MAX_BYTES}, as in bytes=800")
 
     def _check_together(self) -> None:
         failures = [word for word in self.fail if word != _SLOW and not word.startswith("retry-after=")]
@@ -127,7 +136,7 @@ class Settings:
         """These settings with a request's words laid over them. Raises ValueError as `parse` does."""
         if not words:
             return self
-        latency, rate, tokens = self.latency, self.rate, self.tokens
+        latency, rate, tokens, size = self.latency, self.rate, self.tokens, self.bytes
         fail = []
         for word in words.split(","):
             name, _, value = (part.strip() for part in word.strip().lower().partition("="))
@@ -137,9 +146,11 @@ class Settings:
                 rate = _number(name, value, "tokens per second, as in rate=50")
             elif name == "tokens":
                 tokens = _count(name, value, "a count, as in tokens=20")
+            elif name == "bytes":
+                size = _count(name, value, "a count, as in bytes=800")
             elif name:
                 fail.append(f"{name}={value}" if "=" in word else name)
-        return replace(self, latency=latency, rate=rate, tokens=tokens, fail=tuple(fail) or self.fail)
+        return replace(self, latency=latency, rate=rate, tokens=tokens, bytes=size, fail=tuple(fail) or self.fail)
 
     @property
     def at_once(self) -> bool:

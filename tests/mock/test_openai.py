@@ -228,3 +228,14 @@ async def test_a_failed_responses_stream_tells_so_in_an_event(client) -> None:
     events = [event async for event in stream]
     assert events[-1].type == "error"
     assert events[-1].sequence_number == len(events) - 1
+
+
+@pytest.mark.parametrize(("size", "has_usage"), [(49, False), (200, False), (201, False), (300, True), (800, True)])
+async def test_a_completion_of_a_given_size(client, size: int, has_usage: bool) -> None:
+    answered = await client.chat.completions.with_raw_response.create(
+        model="m", messages=ASKED, extra_headers={"x-mock": f"bytes={size}"}
+    )
+    assert len(answered.content) == size
+    completion = answered.parse()
+    assert set(completion.choices[0].message.content) == {"!"}
+    assert (completion.usage is not None) == has_usage

@@ -38,6 +38,8 @@ def test_a_request_lays_its_words_over_the_servers() -> None:
         ("rate=inf", "rate=inf: expected tokens per second"),
         ("rate=fast", "rate=fast: expected tokens per second, as in rate=50"),
         ("tokens=1.5", "tokens=1.5: expected a count, as in tokens=20"),
+        ("bytes=48", "bytes=48: expected a count from 49 to 67108864, as in bytes=800"),
+        ("bytes=many", "bytes=many: expected a count, as in bytes=800"),
         ("tokens=99999999", "tokens=99999999: expected a count from 0 to 1000000"),
         ("status=200", "status=200: expected a status from 300 to 599"),
         ("status", "'status' is no word of the mock; there are: latency=SECONDS"),
