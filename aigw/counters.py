@@ -2,7 +2,7 @@
 
 Families of the row's series (`shared.py`), each entry a run of slots that begins at its base:
 
-    EXCHANGES   one entry for each label set: how many exchanges took how long, the sum of it, and their tokens
+    EXCHANGES   one entry for each label set: how many exchanges took how long, the sum of it, tokens and cost
     OVERHEAD    one entry: the same of the gateway's own time
     REFUSED     one entry for each upstream: how often it refused the gateway's own credential
     TARGETS     one entry for each target: connections idle and busy, exchanges that wait for one; states, not counts
@@ -24,7 +24,7 @@ from aigw.config.snapshot import Resolved, remember
 from aigw.errors import NO_TARGET, UPSTREAM_CREDENTIAL_REFUSED, Failure, Kind
 from aigw.route import find
 from aigw.shared import OTHER, Series
-from aigw.tokens import Tokens
+from aigw.tokens import CLASSES, Tokens
 
 if TYPE_CHECKING:
     from aigw.admit import Admission
@@ -36,11 +36,13 @@ DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 # The gateway's own time is tens of microseconds, and as long as the request's body takes where that is awaited.
 OVERHEADS: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
 
-# An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds; the tokens.
+# An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds; the tokens;
+# the cost in nano-dollars.
 EXCHANGES: Final = b"aigw_exchanges"
 SUM: Final = len(DURATIONS) + 1
 TOKENS: Final = SUM + 1
-WIDTH: Final = TOKENS + len(Tokens._fields)
+COST: Final = TOKENS + len(CLASSES)
+WIDTH: Final = COST + 1
 # An entry of OVERHEAD: buckets and sum likewise.
 OVERHEAD: Final = b"aigw_overhead"
 OVERHEAD_SUM: Final = len(OVERHEADS) + 1
@@ -116,8 +118,17 @@ class Counters:
         self._entries: dict[tuple[Rule, Candidate | None, int, str], memoryview] = {}
         self._generation = 0
 
-    def count(self, exchange: Ended, end: str, failure: Failure | None, now: float, tokens: Tokens | None) -> None:
-        """`end`, `failure` and `now` as in the exchange's record (0.7 us, and 0.07 us for each class of tokens)."""
+    def count(
+        self,
+        exchange: Ended,
+        end: str,
+        failure: Failure | None,
+        now: float,
+        tokens: Tokens | None,
+        cost: int | None = None,
+    ) -> None:
+        """`end`, `failure`, `now` and `cost` as in the exchange's record (0.7 us, and 0.07 us for each class of
+        tokens)."""
         match = exchange.admission.match
         if failure is None and match is not None:
             try:
@@ -136,7 +147,7 @@ class Counters:
             overhead[bisect_left(OVERHEADS, seconds)] += 1
             overhead[OVERHEAD_SUM] += int(seconds * 1e6 + 0.5)  # there are but tens of them
         if tokens is not None:
-            came_in, went_out, cached, cache_write, reasoning, audio = tokens
+            came_in, went_out, cached, cache_write, reasoning, audio, _, _, _ = tokens
             if came_in:
                 entry[TOKENS] += came_in
             if went_out:
@@ -149,6 +160,8 @@ class Counters:
                 entry[TOKENS + 4] += reasoning
             if audio:
                 entry[TOKENS + 5] += audio
+            if cost:
+                entry[COST] += cost
 
     def refused(self, kind: Kind) -> None:
         """What was no request: it is known of it how it was answered, and nothing else."""

@@ -54,8 +54,9 @@ def record(
     now: float,
     wall: float,
     tokens: Tokens | None,
+    cost: int | None = None,
 ) -> bytes:
-    """One JSON line with its newline. `now` is monotonic, `wall` the epoch seconds of its start.
+    """One JSON line with its newline. `now` is monotonic, `wall` the epoch seconds of its start, `cost` nano-dollars.
 
     `time` is when the request's head was complete; `overhead_ms` what the gateway itself took before it turned to
     the upstream.
@@ -75,6 +76,8 @@ def record(
             more += b',"upstream_request_id":' + _json(upstream_id.decode("latin-1"))
         if tokens is not None:
             more += b',"tokens":' + orjson.dumps(tokens.known())
+            if cost is not None:
+                more += b',"cost":%d.%09d' % divmod(cost, 1_000_000_000)
     return (
         b'{"time":"%b","request_id":"%b","client":"%b",%b,"status":%d,%b,"bytes_in":%d,"bytes_out":%d,'
         b'"duration_ms":%.3f,"generation":%d%b}\n'

@@ -30,7 +30,7 @@ from aigw.counters import (
 )
 from aigw.shared import Cells
 from aigw.status import Facts, connections, descriptors, dropped, living
-from aigw.tokens import Tokens
+from aigw.tokens import CLASSES
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4.encode()
 ROUTE: Final = ("gateway", "rule", "model", "upstream")  # the labels that an answer's way has before it has ended
@@ -59,7 +59,7 @@ class _Collector:
     def _exchanges(self) -> Iterator[Metric]:
         requests: dict[Labels, int] = {LOST: self._facts.lost} if self._facts.lost else {}
         durations: dict[Route, list[int]] = {}
-        tokens: dict[Route, list[int]] = {}
+        tokens: dict[Route, list[int]] = {}  # and their cost behind them
         for text, values in self._cells.totals(EXCHANGES).items():
             count = sum(values[:SUM])
             if count:
@@ -77,13 +77,18 @@ class _Collector:
             "aigw_request_duration_seconds", "From a request's head to its exchange's end.", labels=ROUTE
         )
         used = CounterMetricFamily("aigw_tokens", "Tokens as the provider counts them.", labels=(*ROUTE, "type"))
+        spent = CounterMetricFamily("aigw_cost_dollars", "What they cost, where their price is known.", labels=ROUTE)
         for route, values in sorted(durations.items()):
             duration.add_metric(route, _buckets(DURATIONS, values), values[SUM] / 1e6)
-            for name, count in zip(Tokens._fields, tokens[route], strict=True):
+            *counts, cost = tokens[route]
+            for name, count in zip(CLASSES, counts, strict=True):
                 if count:
                     used.add_metric((*route, name), count)
+            if cost:
+                spent.add_metric(route, cost / 1e9)
         yield duration
         yield used
+        yield spent
 
     def _own(self) -> Iterator[Metric]:
         overhead = HistogramMetricFamily(

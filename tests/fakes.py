@@ -101,6 +101,7 @@ def document(upstreams: dict[str, Any], *, gateways: dict[str, Any] | None = Non
         "bounds": bounds | {"connections": 10000} | fields.pop("bounds", {}),
         "drain": {"delay": 0.0, "timeout": 30.0},
         "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
+        "prices": {},
         "upstreams": upstreams,
         "gateways": gateways or {"default": gateway()},
     } | fields

@@ -89,9 +89,10 @@ def test_who_never_reached_an_upstream_has_no_overhead(made: Cells) -> None:
 def test_tokens_are_added_by_class_and_the_unknown_is_nothing(made: Cells) -> None:
     compiled = compile()
     count = counters(made).count
-    count(ended(compiled), "ok", None, 1000.0, Tokens(10, 20, audio=3))
-    count(ended(compiled), "ok", None, 1000.0, Tokens(0, 1, 5, 6, 2**40, None))
-    assert values(made)[TOKENS:] == [10, 21, 5, 6, 2**40, 3]
+    count(ended(compiled), "ok", None, 1000.0, Tokens(10, 20, audio=3), 7)
+    count(ended(compiled), "ok", None, 1000.0, Tokens(0, 1, 5, 6, 2**40, None), 2**50)
+    count(ended(compiled), "ok", None, 1000.0, None, None)
+    assert values(made)[TOKENS:] == [10, 21, 5, 6, 2**40, 3, 2**50 + 7]
 
 
 def test_a_refused_credential_has_a_count_of_its_own(made: Cells) -> None:

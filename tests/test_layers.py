@@ -19,6 +19,8 @@ SERVING = [
     {"wire"},
     {"mock"},
     {"tokens"},
+    {"pricelist"},
+    {"prices"},
     {"providers"},
     {"config.snapshot", "config.lines"},
     {"policies", "route", "forward"},
@@ -66,6 +68,8 @@ TOOLS = {"accept", "tls", "shared", "watch", "listen", "logfile", "process", "ch
 PURE = (
     "wire",
     "tokens",
+    "pricelist",
+    "prices",
     "policies",
     "providers",
     "route",

@@ -41,7 +41,7 @@ def used(cells: Cells) -> None:
     compiled = compile()
     for row in (0, 1):
         counting = counters(cells, row)
-        counting.count(ended(compiled), "ok", None, 1000.02, Tokens(10, 20, 0))
+        counting.count(ended(compiled), "ok", None, 1000.02, Tokens(10, 20, 0), 1_250_000_000)
         counting.count(ended(compiled), "ok", None, 1002.0, None)
         counting.count(ended(compiled, ODD), "ok", None, 1000.5, Tokens(1, 1))
         cells.row(row)[shared.PID] = os.getpid()
@@ -83,6 +83,8 @@ def test_counts_of_all_workers_are_one(made: Cells) -> None:
     assert value(samples, "aigw_tokens_total", **ROUTE, type="input") == 20
     assert value(samples, "aigw_tokens_total", **ROUTE, type="output") == 40
     assert ("aigw_tokens_total", frozenset((ROUTE | {"type": "cached"}).items())) not in samples
+    assert value(samples, "aigw_cost_dollars_total", **ROUTE) == 2.5
+    assert ("aigw_cost_dollars_total", frozenset((ROUTE | {"model": ODD}).items())) not in samples
     assert value(samples, "aigw_overhead_seconds_count") == 7
     assert value(samples, "aigw_overhead_seconds_bucket", le="2.5e-05") == 0
     assert value(samples, "aigw_overhead_seconds_bucket", le="5e-05") == 7

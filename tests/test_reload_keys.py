@@ -242,6 +242,33 @@ async def queued(world: World) -> object:
         world.up.handler = before
 
 
+async def record_of(world: World, name: str) -> object:
+    count = len(world.gw.lines)
+    await world.ask()
+    return (await world.gw.record(count))[name]
+
+
+def costs(**usage: Any) -> Look:
+    """What an exchange costs whose answer reports this usage."""
+    answer = ok(json.dumps({"usage": usage}).encode())
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await connection.send(answer)
+
+    async def look(world: World) -> object:
+        before, world.up.handler = world.up.handler, handler
+        try:
+            return await record_of(world, "cost")
+        finally:
+            world.up.handler = before
+
+    return look
+
+
+def priced(text: str) -> str:
+    return top(f"prices: {{gpt-4o: {{{text}}}}}")
+
+
 UPSTREAM = "{up: {provider: openai, targets: [{url: URL}]}}"
 GATEWAY = "{default: {auth: none, models: {gpt-4o: up}}}"
 
@@ -489,6 +516,38 @@ CASES: dict[str, tuple[str, str, Look]] = {
         rule("name: a, path: /*"),
         lambda world: record_of(world, "upstream"),
     ),
+    "prices.*.audio_input": (
+        priced("input: 1, output: 1"),
+        priced("input: 1, output: 1, audio_input: 2"),
+        costs(prompt_tokens=9, prompt_tokens_details={"audio_tokens": 3}),
+    ),
+    "prices.*.audio_output": (
+        priced("input: 1, output: 1"),
+        priced("input: 1, output: 1, audio_output: 2"),
+        costs(prompt_tokens=9, completion_tokens=5, completion_tokens_details={"audio_tokens": 3}),
+    ),
+    "prices.*.cache_write": (
+        priced("input: 1, output: 1"),
+        priced("input: 1, output: 1, cache_write: 2"),
+        costs(input_tokens=9, cache_creation_input_tokens=3),
+    ),
+    "prices.*.cache_write_1h": (
+        priced("input: 1, output: 1"),
+        priced("input: 1, output: 1, cache_write_1h: 2"),
+        costs(input_tokens=9, cache_creation_input_tokens=3, cache_creation={"ephemeral_1h_input_tokens": 2}),
+    ),
+    "prices.*.cached": (
+        priced("input: 1, output: 1"),
+        priced("input: 1, output: 1, cached: 0.5"),
+        costs(prompt_tokens=9, prompt_tokens_details={"cached_tokens": 3}),
+    ),
+    "prices.*.input": (priced("input: 1, output: 1"), priced("input: 2, output: 1"), costs(prompt_tokens=9)),
+    "prices.*.output": (priced("input: 1, output: 1"), priced("input: 1, output: 2"), costs(completion_tokens=9)),
+    "prices.*.reasoning": (
+        priced("input: 1, output: 1"),
+        priced("input: 1, output: 1, reasoning: 2"),
+        costs(completion_tokens=9, completion_tokens_details={"reasoning_tokens": 3}),
+    ),
 }  # fmt: skip
 
 # Of the process rather than of its gateway: shown with processes.
@@ -508,12 +567,6 @@ WITHOUT_EFFECT = {
     "gateways.*.keys.*.group": "there are no limits and no metrics yet",
     "timeouts.handshake": "there is no TLS on listeners yet",
 }
-
-
-async def record_of(world: World, name: str) -> object:
-    count = len(world.gw.lines)
-    await world.ask()
-    return (await world.gw.record(count))[name]
 
 
 def leaves() -> set[str]:

@@ -41,6 +41,7 @@ DOCUMENT: dict[str, Any] = {
     },
     "drain": {"delay": 0.0, "timeout": 5.0},
     "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
+    "prices": {},
     "upstreams": {},
     "gateways": {},
 }

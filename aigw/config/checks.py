@@ -6,13 +6,15 @@ of it; whatever has another shape than expected is passed over here, because the
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from aigw.config.netvalues import host_pattern, is_local
 from aigw.config.problem import Finding, Path, nearest, path_text, quote
 from aigw.config.values import is_null
 from aigw.config.walk import children, mapping, select, value_at
+from aigw.prices import Price, Prices, list_of
 
-__all__ = ["DIALECTS", "errors", "listens", "warnings"]
+__all__ = ["DIALECTS", "errors", "listens", "unpriced", "warnings"]
 
 DIALECTS = {
     "openai": ("openai",),
@@ -297,3 +299,25 @@ def _gateway_dangers(path: Path, gateway: Mapping[str, Any], is_open: bool) -> I
             if isinstance(model, str) and "*" not in model and not known_model(model, models):
                 where = (*path, "keys", name, "models", index)
                 yield Finding(where, f"no model is called {quote(model, 'so')}{nearest(model, models)}")
+
+
+def unpriced(document: Mapping[str, Any]) -> Iterator[Finding]:
+    """Warnings for models of providers whose prices are known, theirs not being among them; of the whole document."""
+    own = {name: Price(dollars) for name, dollars in document["prices"].items()}
+    for gateway_name, gateway in document["gateways"].items():
+        for name, model in gateway["models"].items():
+            sent = model["model"] or name
+            targets = document["upstreams"].get(model["upstream"], {"targets": []})["targets"]
+            if "*" not in sent:
+                yield from _unpriced(("gateways", gateway_name, "models", name), sent, targets, own)
+
+
+def _unpriced(path: Path, sent: str, targets: list[dict[str, Any]], own: Mapping[str, Price]) -> Iterator[Finding]:
+    for target in targets:
+        name = target["model"].get(sent, sent)
+        host = urlsplit(target["url"]).hostname or ""
+        found = list_of(host)
+        if found is not None and Prices(own, host).find(name) is None:
+            message = f"its cost is not counted, because no price of {quote(name, 'it')} at {found.provider} is known; "
+            yield Finding(path, message + "write prices: {NAME: {input: ..., output: ...}}", at_key=True)
+            return

@@ -38,6 +38,7 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
         "bounds": config.bounds.model_dump(),
         "drain": config.drain.model_dump(),
         "answer_headers": config.answer_headers.model_dump(by_alias=True),
+        "prices": {name: price.model_dump() for name, price in config.prices.items()},
         "upstreams": {
             name: _upstream(("upstreams", name), upstream, base, found) for name, upstream in config.upstreams.items()
         },

@@ -190,6 +190,12 @@ class AnswerHeaders(Model):
 class Price(Model):
     input: Dollars = key("dollars per million input tokens")
     output: Dollars = key("dollars per million output tokens")
+    cached: Dollars | None = absent("the same for input that was cached; default: as input")
+    cache_write: Dollars | None = absent("for input that is written to the cache; default: as input")
+    cache_write_1h: Dollars | None = absent("for what is kept there for an hour; default: as cache_write")
+    reasoning: Dollars | None = absent("for reasoning; default: as output")
+    audio_input: Dollars | None = absent("for audio that comes in; default: as input")
+    audio_output: Dollars | None = absent("for audio that goes out; default: as output")
 
 
 # Limits and retries

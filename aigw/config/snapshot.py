@@ -13,6 +13,7 @@ from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
+from aigw.prices import Price, Prices
 from aigw.providers import CREDENTIAL_HEADERS, credential_line
 from aigw.providers.endpoints import Endpoint, without_version
 from aigw.wire.head import HeadBounds
@@ -47,6 +48,7 @@ class Target:
         "name",
         "passes_client_key",
         "pool_key",
+        "prices",
         "removed",
         "server_name",
         "tls",
@@ -55,7 +57,14 @@ class Target:
         "weight",
     )
 
-    def __init__(self, upstream: Upstream, index: int, spec: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        index: int,
+        spec: Mapping[str, Any],
+        document: Mapping[str, Any],
+        prices: Mapping[str, Price],
+    ) -> None:
         self.upstream = upstream
         self.index = index
         self.name: str = spec["name"]
@@ -78,6 +87,7 @@ class Target:
         if api_key is not None and not self.passes_client_key:
             lines.append(credential_line(upstream.provider, api_key))
         self.fixed = b"".join(line + b"\r\n" for line in lines)
+        self.prices = Prices(prices, self.address[0] if isinstance(self.address, tuple) else "")
         identity = (self.name, spec["url"], self.verify, self.ca, self.ca_digest, self.server_name)
         self.pool_key = repr((upstream.name, *identity))
 
@@ -111,7 +121,7 @@ class Upstream:
         "timeouts",
     )
 
-    def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, spec: Mapping[str, Any], prices: Mapping[str, Price]) -> None:
         self.name = name
         self.provider: str = spec["provider"]
         self.dialects: frozenset[str] = frozenset(spec["dialects"])
@@ -121,7 +131,7 @@ class Upstream:
         self.max_connections: int | None = spec["max_connections"]
         self.private = self.provider != "http"  # an LLM provider: cookies stay on their own side
         targets = spec["targets"] or [{"name": "mock", "url": "mock:", "weight": 1, "api_key": None} | _BARE]
-        self.targets = tuple(Target(self, index, target, spec) for index, target in enumerate(targets))
+        self.targets = tuple(Target(self, index, target, spec, prices) for index, target in enumerate(targets))
         self.sequence: tuple[int, ...] = ()  # see `build`: a long one takes a while
 
     def __repr__(self) -> str:
@@ -149,15 +159,16 @@ class Candidate:
     """One target for one model: everything about the pair that does not change from request to request.
 
     `sent` is the name the provider gets, None where the rule does not route by model; `answer` are the header lines
-    that tell the client what answered.
+    that tell the client what answered. `price` is None where it is not known what the model costs there.
     """
 
-    __slots__ = ("answer", "first_byte", "idle", "injects", "pool", "renamed", "sent", "target")
+    __slots__ = ("answer", "first_byte", "idle", "injects", "pool", "price", "renamed", "sent", "target")
 
     def __init__(self, target: Target, asked: str | None, sent: str | None) -> None:
         self.target = target
         self.sent = None if sent is None else target.models.get(sent, sent)
         self.renamed = self.sent != asked
+        self.price = None if self.sent is None else target.prices.find(self.sent)
         self.pool: Any = None  # the worker's, once it was asked for; a snapshot knows no sockets
         lines = [f"x-aigw-upstream: {target.upstream.name}"]
         if self.sent is not None:
@@ -438,9 +449,10 @@ class Snapshot:
 
 def build(document: Mapping[str, Any], generation: int) -> Steps[Snapshot]:
     """A validated document -> a snapshot, item by item. Pure: the same document gives an equal snapshot."""
+    prices = {name: Price(dollars) for name, dollars in document["prices"].items()}
     upstreams = {}
     for name, spec in document["upstreams"].items():
-        upstreams[name] = upstream = Upstream(name, spec)
+        upstreams[name] = upstream = Upstream(name, spec, prices)
         upstream.sequence = yield from _smooth([target.weight for target in upstream.targets])
     gateways = {}
     for name, spec in document["gateways"].items():

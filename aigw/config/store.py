@@ -105,7 +105,7 @@ def parse(
     problems += (found for found in map(problem, refused) if found.path not in said)
     if problems:
         raise ConfigError(_in_order(problems))
-    warnings = _in_order(map(problem, [*checks.warnings(loader.data), *files.expired]))
+    warnings = _in_order(map(problem, [*checks.warnings(loader.data), *checks.unpriced(document), *files.expired]))
     return Loaded(document, warnings, files.names, _stated(loader.data), admin)
 
 

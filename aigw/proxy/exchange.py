@@ -569,8 +569,11 @@ class Exchange:
             try:
                 tap = self.tap
                 tokens = tap.usage(whole=end == "ok") if tap is not None and self.head_at else None
-                gateway.counters.count(self, end, failure, now, tokens)
+                cost = None
+                if tokens is not None and self.candidate is not None and self.candidate.price is not None:
+                    cost = self.candidate.price.cost(tokens)
+                gateway.counters.count(self, end, failure, now, tokens, cost)
                 wall = self.started + gateway.wall_offset
-                gateway.emit(record(self, self.client.address_bytes, end, failure, now, wall, tokens))
+                gateway.emit(record(self, self.client.address_bytes, end, failure, now, wall, tokens, cost))
             except Exception as error:  # the client is not to suffer for it
                 gateway.report(error, self)

@@ -276,6 +276,7 @@ def test_defaults() -> None:
         },
         "drain": {"delay": 0.0, "timeout": 30.0},
         "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
+        "prices": {},
         "upstreams": {},
         "gateways": {},
     }
@@ -560,7 +561,6 @@ def test_an_example_of_every_feature_is_refused_for_what_is_to_come_only() -> No
     found = problems(SECTION_8, environ={"OPENAI_API_KEY": "k"})
     assert [line.partition(" ")[2].partition(": ")[0] for line in found] == [
         "usage_store",
-        "prices",
         "upstreams.vllm.health",
         "upstreams.vllm.eject",
         "gateways.default.keys.demo.limits",

@@ -18,7 +18,7 @@ from recordings import Recording, load
 
 from aigw.providers.tap import BODY, EVENTS, GZIP, UNREADABLE, Tap, way_to_read
 from aigw.providers.usage import read
-from aigw.tokens import Tokens
+from aigw.tokens import CACHE_BESIDE, Tokens
 
 STEADY = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 READ_SIZE = 256_000  # what one read of a socket brings at most
@@ -51,9 +51,10 @@ def cuts(body: bytes, seed: int = 0) -> Iterator[list[bytes]]:
 BEYOND_THE_SUMMARY = {
     "21-mistral-chat-plain": ("cached", 32),
     "34-openai-responses-plain": ("cache_write", 0),
-    "39-cohere-chat-plain": ("cached", 144),
     "41-openrouter-chat-plain": ("cache_write", 0),
 }
+# Where it summarises what was read and written, which is not what is on the bill.
+UNBILLED = {"39-cohere-chat-plain": {"input": 33, "output": 22}}
 REPORTING = [r for r in load() if r.usage and r.provider != "bedrock"]
 
 
@@ -83,6 +84,7 @@ def test_every_recording_that_reports_usage(recording: Recording) -> None:
         name, count = BEYOND_THE_SUMMARY[recording.name]
         assert summary[name] is None
         summary[name] = count
+    summary |= UNBILLED.get(recording.name, {})
     assert {name: getattr(tokens, name) for name in summary} == summary
 
 
@@ -275,7 +277,7 @@ STREAMS: list[tuple[str, str, Tokens | None]] = [
         + event('{"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": {"output_tokens": 10}   }')
         + event('{"type": "message_delta", "delta": {}, "usage": {"output_tokens": 15}}')
         + event('{"type": "message_stop"}'),
-        Tokens(25, 15, 3, 4),
+        Tokens(25, 15, 3, 4, beside=CACHE_BESIDE),
     ),
     (
         "Responses: echoed tools have a property of that name",
@@ -302,7 +304,7 @@ STREAMS: list[tuple[str, str, Tokens | None]] = [
             '{"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": {"billed_units": '
             '{"input_tokens": 1, "output_tokens": 2}, "tokens": {"input_tokens": 70, "output_tokens": 2}}}}'
         ),
-        Tokens(70, 2),
+        Tokens(1, 2),
     ),
     (
         "Gemini, CRLF; what a model wrote into the arguments of a call is no report",
@@ -353,11 +355,13 @@ def test_a_stream_that_broke_off_tells_what_was_seen() -> None:
     stream = {name: stream for name, stream, _ in STREAMS}["Anthropic: the start, and what the deltas tell"]
     start = stream.index("event: ping")
     for place in range(start, stream.index('"output_tokens": 10')):
-        assert tapped(EVENTS, stream[:place].encode()) == Tokens(25, 1, 3, 4)
-    assert tapped(EVENTS, stream[: stream.index('"output_tokens": 15')].encode()) == Tokens(25, 10, 3, 4)
+        assert tapped(EVENTS, stream[:place].encode()) == Tokens(25, 1, 3, 4, beside=CACHE_BESIDE)
+    assert tapped(EVENTS, stream[: stream.index('"output_tokens": 15')].encode()) == Tokens(
+        25, 10, 3, 4, beside=CACHE_BESIDE
+    )
     coded = zlib.compressobj(wbits=31)
     flushed = coded.compress(stream[:start].encode()) + coded.flush(zlib.Z_SYNC_FLUSH)
-    assert tapped(EVENTS | GZIP, flushed) == Tokens(25, 1, 3, 4)
+    assert tapped(EVENTS | GZIP, flushed) == Tokens(25, 1, 3, 4, beside=CACHE_BESIDE)
 
 
 def test_an_event_that_broke_off_tells_nothing() -> None:

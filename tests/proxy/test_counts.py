@@ -8,7 +8,7 @@ from typing import Any
 from counted import config
 from fakes import CHAT, Connection, Running, Seen, get, ok, post, running, stub, target, until, upstream
 
-from aigw.counters import EXCHANGES, OVERHEAD, SUM, TARGETS, TOKENS, labels_of
+from aigw.counters import COST, EXCHANGES, OVERHEAD, SUM, TARGETS, TOKENS, labels_of
 from aigw.shared import Series
 
 KEY = b"authorization: Bearer sk-demo"
@@ -48,6 +48,7 @@ async def test_numbers_are_those_of_the_log() -> None:
     async with stub(answer) as up:
         document = config()
         document["upstreams"]["up"] = upstream(target(up.url), api_key="sk-secret")
+        document["prices"] = {"gpt-4o": {"input": 2.5, "output": 10}}
         async with running(document) as run:
             client = await run.connect()
             for _ in range(3):
@@ -77,7 +78,10 @@ async def test_numbers_are_those_of_the_log() -> None:
             assert counts == Counter(map(logged, run.records))
             assert {labels.model for labels in found} == {"-", "gpt-4o", "idle"}
             (best,) = [values for labels, values in found.items() if (labels.end, labels.model) == ("ok", "gpt-4o")]
-            assert best[TOKENS:] == [21, 9, 0, 0, 0, 0]
+            assert best[TOKENS:COST] == [21, 9, 0, 0, 0, 0]
+            costs = [round(record["cost"] * 1e9) for record in run.records if "cost" in record]
+            assert costs == [7 * 2_500 + 3 * 10_000] * 3
+            assert sum(values[COST] for values in found.values()) == sum(costs)
             spent = sum(values[SUM] for values in found.values())
             assert abs(spent / 1e3 - sum(record.get("duration_ms", 0) for record in run.records)) < 1
             overheads = sum(sum(values[:-1]) for values in numbers(run, OVERHEAD).values())
