@@ -237,7 +237,7 @@ def is_probe(snapshot: Snapshot, head: RequestHead) -> bool:
     if path in OWN:
         return True
     gateway = snapshot.find_gateway(head.host)
-    return gateway is None or not any(rule.exact == path for rule in gateway.rules)
+    return gateway is None or not any(rule.exact is not None for rule in gateway.rules_of(path))
 
 
 def listed(found: Match) -> str:

@@ -99,11 +99,10 @@ def _match(gateway: GatewaySpec, line: RequestLine) -> Match | Failure:
 
 def _rule(gateway: GatewaySpec, method: str, path: bytes) -> Rule | Failure:
     allowed: set[str] = set()
-    for rule in gateway.rules:
-        if rule.takes(path):
-            if rule.methods is None or method in rule.methods:
-                return rule
-            allowed |= rule.methods
+    for rule in gateway.rules_of(path):
+        if rule.methods is None or method in rule.methods:
+            return rule
+        allowed |= rule.methods
     if allowed:
         allow = ", ".join(sorted(allowed))
         return Failure(METHOD_NOT_ALLOWED, f"{method} is not allowed here; use {allow}", allow=allow)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from typing import Any
 
 import pytest
@@ -220,3 +221,16 @@ def test_without_anything_the_readiness() -> None:
 )
 def test_an_address_that_can_be_reached(address: str, base: str) -> None:
     assert Command(document(default=gateway()), address).url.startswith(base)
+
+
+def test_thousands_of_models_and_rules_are_no_matter_of_seconds() -> None:
+    """None of the models can be asked for: every rule takes another path."""
+    config = document(
+        default=gateway(
+            {f"m{number}": model("mock") for number in range(5000)},
+            [rule(f"/{number}", methods=["PUT"]) for number in range(5000)],
+        )
+    )
+    began = time.process_time()
+    assert Command(config).url == "http://127.0.0.1:8081/readyz"
+    assert time.process_time() - began < 2.0  # 20 s where each is tried with each

@@ -8,7 +8,7 @@ live inside it and die with it. No clock, no file, no socket here.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -290,12 +290,6 @@ class Rule:
     def __repr__(self) -> str:
         return f"<Rule {self.name} {self.prefix.decode()}{'' if self.exact else '/*'}>"
 
-    def takes(self, path: bytes) -> bool:
-        """Exact, or a prefix that ends at a segment's border; `/x/*` takes `/x` too."""
-        if self.exact is not None:
-            return path == self.exact
-        return path.startswith(self.prefix) and (len(path) == len(self.prefix) or path[len(self.prefix)] == 0x2F)
-
 
 class Match:
     """A path of a gateway, decided: which rule takes it, what it asks for, what a target is asked for.
@@ -316,7 +310,20 @@ class Match:
 class GatewaySpec:
     """A tenant: its keys by digest, its models, its rules in order of precedence; and what was already looked up."""
 
-    __slots__ = ("auth", "exact", "globs", "hosts", "keys", "matches", "models", "name", "resolved", "rules")
+    __slots__ = (
+        "_rules_by_path",
+        "_rules_by_prefix",
+        "auth",
+        "exact",
+        "globs",
+        "hosts",
+        "keys",
+        "matches",
+        "models",
+        "name",
+        "resolved",
+        "rules",
+    )
 
     def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
         self.name = name
@@ -328,6 +335,9 @@ class GatewaySpec:
         self.exact: dict[str, Model] = {}
         self.globs: list[Model] = []
         self.rules: list[Rule] = []
+        # a path, or a prefix, and its rules in the order of the file
+        self._rules_by_path: dict[bytes, list[Rule]] = {}
+        self._rules_by_prefix: dict[bytes, list[Rule]] = {}
         self.matches: dict[tuple[str, bytes], Match] = {}
         self.resolved: dict[str, Resolved] = {}
 
@@ -349,13 +359,26 @@ class GatewaySpec:
             yield
         self.globs.sort(key=lambda model: (-len(model.name), model.name))
         for rule_spec in spec["rules"]:
-            self.rules.append(Rule(rule_spec, upstreams))
+            rule = Rule(rule_spec, upstreams)
+            self.rules.append(rule)
+            by = self._rules_by_prefix if rule.exact is None else self._rules_by_path
+            by.setdefault(rule.prefix, []).append(rule)
             yield
-        # Exact beats prefix, the longest prefix wins; among equals the order of the file.
-        self.rules.sort(key=lambda rule: (rule.exact is None, -len(rule.prefix)))
 
     def __repr__(self) -> str:
         return f"<GatewaySpec {self.name} {len(self.keys)} keys {len(self.models)} models {len(self.rules)} rules>"
+
+    def rules_of(self, path: bytes) -> Iterator[Rule]:
+        """Those that take the path: exact beats prefix, the longest prefix wins, on a segment's border; among equals
+        the order of the file."""
+        yield from self._rules_by_path.get(path, ())
+        prefix = path
+        while True:
+            yield from self._rules_by_prefix.get(prefix, ())
+            end = prefix.rfind(b"/")
+            if end < 0:
+                return
+            prefix = prefix[:end]
 
     def find_model(self, asked: str) -> Resolved | None:
         """Exact names first, then the longest glob that fits."""
