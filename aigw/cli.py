@@ -18,6 +18,8 @@ from aigw import __version__
 CONFIG = "config.yaml"  # used without --config, where it stands in the current folder
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")  # of a key, as in the config
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")  # a YAML key that needs no quotes, unless it is one of the next
+CHAT = "/v1/chat/completions"  # the path of a sample that names none
+CONFIG_SAYS = "the config file that says where it is"
 YAML_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 EPILOG = """\
@@ -26,6 +28,7 @@ examples:
   aigw check config.yaml            is the file good? every error at once
   aigw key alice                    make a key for a client
   aigw status                       what the running gateway does
+  aigw explain --model gpt-4o       what would it do with a request, and why?
   aigw mock --listen 127.0.0.1:9000 a provider that needs no key, for tests
 
 aigw COMMAND --help shows more."""
@@ -93,12 +96,16 @@ digest; the key itself is stored nowhere and cannot be shown again."""
 
 EXPLAIN = """\
 examples:
-  aigw explain --config config.yaml --model gpt-4o --key-name demo
-  aigw explain --config config.yaml --method GET --path /v1/models
+  aigw explain --model gpt-4o --key-name demo
+  aigw explain --method GET --path /v1/models
+  aigw explain --like 0f3c9a1e5b7d4c62             what would be done with this exchange, by the config of now
+  aigw explain --like 0f3c9a1e5b7d4c62 --model o1  and if it had asked for another model
   aigw explain --config new.yaml --path /v1/messages --model claude-haiku-4-5 --header "user-agent: curl"
 
 Says which gateway, rule, key, model and targets a request would get, why, and the head that would be sent, or what it
-would be refused with. Nothing is sent; the file need not be served by anybody."""
+would be refused with. Nothing is sent. With --config the file is asked, which need not be served by anybody; without,
+the running gateway, which is found as aigw status --help says. --like takes the request id of one of its last 1,000
+exchanges (x-request-id, or the access log's request_id); the log knows neither its headers nor its body."""
 
 SCHEMA = """\
 examples:
@@ -273,11 +280,13 @@ def _count(number: int, word: str) -> str:
 
 def status(words: list[str], since: float) -> int:
     parser = Parser(prog="aigw status", description="Says what the running gateway does.", epilog=STATUS)
+    _add_admin(parser)
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_SAYS)
     parser.add_argument("--json", action="store_true", help="as the admin API answers it")
-    found = _call(parser, words, "GET", "/status")
-    if found is None:
+    flags = parser.parse_args(words)
+    answer = _call(flags, "GET", "/status")
+    if answer is None:
         return 1
-    flags, answer = found
 
     import json
 
@@ -289,19 +298,21 @@ def status(words: list[str], since: float) -> int:
 
 def reload(words: list[str], since: float) -> int:
     parser = Parser(prog="aigw reload", description="Lets the running gateway read its config again.", epilog=RELOAD)
-    found = _call(parser, words, "POST", "/reload")
-    if found is None:
+    _add_admin(parser)
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_SAYS)
+    answer = _call(parser.parse_args(words), "POST", "/reload")
+    if answer is None:
         return 1
-    print(f"generation {found[1]['generation']} serves")
+    print(f"generation {answer['generation']} serves")
     return 0
 
 
-def _call(parser: Parser, words: list[str], method: str, path: str) -> tuple[argparse.Namespace, Any] | None:
-    """The flags, and what the admin API answers; None where it does not, which has been said."""
+def _add_admin(parser: Parser) -> None:
     parser.add_argument("--admin", metavar="URL", help="where the admin API is: http://host:port or unix:/path")
-    parser.add_argument("--config", metavar="FILE", help="the config file that says where it is")
-    flags = parser.parse_args(words)
 
+
+def _call(flags: argparse.Namespace, method: str, path: str, body: Any = None) -> Any:
+    """What the admin API answers; None where it does not, which has been said. The flags are --admin and --config."""
     from aigw.admin import client
 
     where = flags.admin or os.environ.get("AIGW_ADMIN_URL")
@@ -320,7 +331,7 @@ def _call(parser: Parser, words: list[str], method: str, path: str) -> tuple[arg
             return None
         where, token = admin["listen"], token or admin["token"]
     try:
-        return flags, client.call(where, token, method, path)
+        return client.call(where, token, method, path, body)
     except client.CallFailed as error:
         print(*error.lines, sep="\n", file=sys.stderr)
         return None
@@ -392,9 +403,11 @@ def key(words: list[str], since: float) -> int:
 
 def explain(words: list[str], since: float) -> int:
     parser = Parser(prog="aigw explain", description="What would be done with a request, and why?", epilog=EXPLAIN)
-    parser.add_argument("--config", metavar="FILE", required=True, help="the config file")
+    _add_admin(parser)
+    parser.add_argument("--config", metavar="FILE", help="asks this config file instead of the running gateway")
+    parser.add_argument("--like", metavar="ID", help="a recent exchange, by its request id; what else is given differs")
     parser.add_argument("--method", metavar="M", help="default: POST")
-    parser.add_argument("--path", metavar="PATH", default="/v1/chat/completions", help="default: /v1/chat/completions")
+    parser.add_argument("--path", metavar="PATH", help=f"default: {CHAT}")
     parser.add_argument("--host", metavar="HOST", help="as the client writes it; default: localhost")
     parser.add_argument("--model", metavar="NAME", help="the model it asks for")
     parser.add_argument("--key-name", metavar="NAME", help="the key it comes with, by its name in the config")
@@ -408,7 +421,15 @@ def explain(words: list[str], since: float) -> int:
     if flags.header:
         lines = [line.partition(":") for line in flags.header]
         members["headers"] = {name.strip(): value.strip() for name, _, value in lines}
-    plan = _explain_by(flags.config, members)
+    if flags.config is not None and (flags.admin or flags.like):
+        parser.error(
+            "--config asks a file; leave it away to ask the running gateway, which --admin and --like are about"
+        )
+    if flags.like is None:
+        members.setdefault("path", CHAT)
+    else:
+        members["request_id"] = flags.like
+    plan = _call(flags, "POST", "/explain", members) if flags.config is None else _explain_by(flags.config, members)
     if plan is None:
         return 1
 

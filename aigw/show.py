@@ -79,6 +79,7 @@ def status(found: Mapping[str, Any]) -> str:
         ("config", f"{config['path'] or 'built-in'}, generation {found['generation']}"),
         *(("  error", error) for error in config["errors"]),
         *(("listens", name) for name in found["listeners"]),
+        *(("admin API", name) for name in found["admin"]),
         *_labelled("workers", _workers(found)),
         ("clients", f"{clients['active']} active, {clients['idle']} idle"),
         ("upstreams", f"{upstream['busy']} connections busy, {upstream['idle']} idle"),

@@ -28,6 +28,7 @@ class Facts:
     config: str | None = None
     errors: tuple[str, ...] = ()
     listeners: tuple[str, ...] = ()
+    admin: tuple[str, ...] = ()  # where the admin API is
     wanted: int = 1  # workers
     restarts: int = 0
     lost: int = 0
@@ -91,6 +92,7 @@ def status(facts: Facts, cells: Cells) -> dict[str, Any]:
         "generation": facts.generation,
         "config": {"path": facts.config, "ok": not facts.errors, "errors": list(facts.errors)},
         "listeners": list(facts.listeners),
+        "admin": list(facts.admin),
         "workers": [
             {
                 "pid": row[shared.PID],

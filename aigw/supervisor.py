@@ -128,9 +128,20 @@ class Supervisor:
         count = source.count_workers(document)
         try:
             self._listeners.keep(self._listeners.bind(_addresses(document), count))
+            admin = self._bind_admin(reading, lambda line: say([line]))
         except listen.ListenError as error:
             raise StartError(str(error)) from None
-        admin = self._bind_admin(reading)
+        try:
+            await self._start_workers(document, count)
+        except BaseException:
+            self._admin.release(admin)
+            raise
+        self._serve(reading)
+        await self._admin.keep(reading.admin, admin)
+        self._show()
+
+    async def _start_workers(self, document: source.Document, count: int) -> None:
+        """Raises: StartError."""
         try:
             self._writer = Writer(self._loop, document["access_log"], log, self._admin.recent.keep)
         except OSError as error:
@@ -139,21 +150,18 @@ class Supervisor:
         why = await self._workers.start(self._version(document), count, self._listeners.all, self._writer)
         if why:
             raise StartError(f"the worker did not start: {why}")
-        self._serve(reading)
-        await self._admin.keep(reading.admin, admin)
-        self._show()
 
-    def _bind_admin(self, reading: Reading) -> list[socket.socket]:
+    def _bind_admin(self, reading: Reading, warn: Callable[[str], None]) -> list[socket.socket]:
         """None for its default address where that is in use: nobody asked for it, and the proxy is what must serve.
 
-        Raises: StartError.
+        Raises: listen.ListenError.
         """
         try:
             return self._admin.bind(reading.admin["listen"])
         except listen.ListenError as error:
             if reading.admin["stated"]:
-                raise StartError(f"the admin API: {error}") from None
-            say([f"warning: the admin API does not listen: {error}"])
+                raise listen.ListenError(f"the admin API: {error}") from None
+            warn(f"warning: the admin API does not listen: {error}")
             return []
 
     def _version(self, document: source.Document) -> Version:
@@ -255,7 +263,7 @@ class Supervisor:
             wanted = self._listeners.bind(_addresses(document), count)
             admin: list[socket.socket] = []
             try:
-                admin = self._rebind_admin(reading)
+                admin = self._bind_admin(reading, log)
                 if commit is not None:
                     await commit()
             except BaseException:
@@ -280,15 +288,6 @@ class Supervisor:
                 self._serve(reading)
             notify("READY=1")
         return [why] if why else []
-
-    def _rebind_admin(self, reading: Reading) -> list[socket.socket]:
-        """Raises: listen.ListenError."""
-        try:
-            return self._admin.bind(reading.admin["listen"])
-        except listen.ListenError as error:
-            if reading.admin["stated"]:
-                raise listen.ListenError(f"the admin API: {error}") from None
-            return []
 
     def _keep(self, reading: Reading, why: str) -> list[str]:
         """What was read is what is served: an error before it is put right by that."""
@@ -336,6 +335,7 @@ class Supervisor:
             config=self._options.config,
             errors=tuple(self.errors),
             listeners=tuple(self._listeners.names),
+            admin=tuple(self._admin.urls),
             wanted=self._workers.count,
             restarts=self._workers.restarts,
             lost=self._workers.lost_exchanges,
@@ -345,7 +345,7 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         from aigw.status import status
 
-        return status(self.facts, self._cells) | {"admin": self._admin.urls, "ready": self.is_ready}
+        return status(self.facts, self._cells) | {"ready": self.is_ready}
 
     def metrics(self) -> tuple[bytes, bytes]:
         """Content type and text."""

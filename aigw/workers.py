@@ -31,6 +31,7 @@ STABLE = 10.0  # seconds: a worker that died younger than this makes the next on
 BACK_OFF = (0.2, 10.0)  # seconds before a second short-lived worker is replaced, doubled up to the second
 ORPHANED = 1.0  # seconds after which the sockets of a worker that was not replaced go to the others
 LOOK = 1.0  # seconds between two looks at the workers' heartbeats
+LATE = 2.0  # seconds after the others, in which a worker prepares a document or is not waited for
 STALE = 10_000  # milliseconds without a sign of life after which, at two looks, a worker is killed
 
 
@@ -191,10 +192,24 @@ class Workers:
         return [place for place in self._places.values() if place.serving or place.keeper is None]
 
     async def _prepare(self, places: list[Place], version: Version) -> str:
-        """Answers "" when every worker has prepared the document, or has died, so that it will be replaced."""
-        handles = [place.handle for place in places]  # who dies meanwhile may be replaced meanwhile
-        answers = await asyncio.gather(*(handle.prepare(version.pieces, version.generation) for handle in handles))
-        for place, handle, why in zip(places, handles, answers, strict=True):
+        """Answers "" when every worker has prepared the document, or has died, so that it will be replaced.
+
+        What one has prepared the others can: who is `LATE` with it switches when it comes to it, and is killed if not.
+        """
+        asked = {
+            self._task(place.handle.prepare(version.pieces, version.generation)): (place, place.handle)
+            for place in places
+        }  # with the handle, since who dies meanwhile may be replaced meanwhile
+        pending: set[asyncio.Task[str]] = set(asked)
+        patience = None
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            if not all(task.result() for task in done):
+                patience = LATE
+        for task, (place, handle) in asked.items():
+            why = task.result() if task.done() else ""
             if why and place.keeper is None:
                 return why
             if why and not handle.ended.done():

@@ -5,7 +5,8 @@
 A gateway with so many keys, models and rules serves; a client asks its worker for /__/ping, one request after the other
 on one connection, while the file is saved again and again with one key more. The worker has core 0 for itself. The
 client shares core 1 with the supervisor and the child that reads the config. Both come first on their cores
-(SCHED_FIFO, which takes root), so that what the client waits for is the worker. The longest answer while nothing was reloaded says what the machine adds.
+(SCHED_FIFO, which takes root), so that what the client waits for is the worker. The longest answer while nothing was
+reloaded says what the machine adds.
 """
 
 import argparse
@@ -78,8 +79,7 @@ def measure(size: int, reloads: int, python: str, folder: Path) -> str:
             changed.write_text(config(port, folder / "access.log", size, number))
             changed.rename(path)
             while generation(log) <= number:
-                for _ in range(200):
-                    busy.append(ping(client))
+                busy += [ping(client) for _ in range(200)]
             took.append(time.monotonic() - began)
         client.close()
     finally:

@@ -153,7 +153,8 @@ class Command:
 class Serve(Command):
     """`aigw serve` with its access log on stdout, once it listens: on 127.0.0.1, at `port`.
 
-    `config` is the text of its config.yaml; without one the built-in config is served, at a port of its own.
+    `config` is the text of its config.yaml; without one the built-in config is served, at a port of its own. So is the
+    admin API, unless the config says where.
     """
 
     def __init__(
@@ -163,7 +164,9 @@ class Serve(Command):
         environ: dict[str, str] | None = None,
         arguments: Sequence[str] = ("--listen", "127.0.0.1:0"),
     ) -> None:
-        words = ["serve", "--admin-listen", "127.0.0.1:0", *arguments]  # of two, the last one counts
+        words = ["serve", *arguments]
+        if config is None or not re.search("^admin:", config, re.MULTILINE):
+            words += ["--admin-listen", "127.0.0.1:0"]
         if config is not None:
             (folder / "config.yaml").write_text(config)
             words += ["--config", str(folder / "config.yaml")]

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from processes import PATIENCE, Serve, clean_environment, environment
 
 from aigw import cli
+from aigw.admin.api import ROUTES
 from aigw.config import store
 from aigw.mock import Settings
 
@@ -25,10 +27,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = [(found[1], found[2]) for found in re.finditer(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
 ADDRESS = "127.0.0.1:8081"
+ADMIN = "127.0.0.1:8080"
 
 
 def blocks(language: str, mark: str = "") -> list[str]:
-    found = [text for name, text in BLOCKS if name == language and mark in text]
+    found = [text for name, text in BLOCKS if name == language and re.search(mark, text)]
     assert found, f"no {language} with {mark!r}"
     return found
 
@@ -45,29 +48,54 @@ def test_it_serves_where_the_readme_says(tmp_path: Path) -> None:
     document = store.load(ROOT / "config.yaml", {}).document
     assert document["listen"] == [{"address": ADDRESS}]
     assert store.builtin({}).document["listen"] == [{"address": ADDRESS}]
+    assert store.builtin({}).admin["listen"] == ADMIN
 
 
-@pytest.mark.parametrize("command", blocks("sh", "curl"))
-def test_each_curl_gets_an_answer(serve: Serve, command: str) -> None:
-    words = shlex.split(command.replace(ADDRESS, f"127.0.0.1:{serve.port}").replace("\\\n", " "))
+def curled(serve: Serve, command: str) -> str:
+    """What a curl of the README gets, from `serve` where it says an address."""
+    admin = int(serve.err.find(r"admin API +http://127\.0\.0\.1:(\d+)")[1])
+    command = command.replace(ADDRESS, f"127.0.0.1:{serve.port}").replace(ADMIN, f"127.0.0.1:{admin}")
+    words = shlex.split(command.replace("\\\n", " "))
     if shutil.which("curl"):
         done = subprocess.run(
             [*words, "-s"], env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=True
         )
-        answer = done.stdout
-    else:
-        url = next(word for word in words if word.startswith("http://"))
-        headers = dict(words[at + 1].split(": ") for at, word in enumerate(words) if word == "-H")
-        connection = http.client.HTTPConnection("127.0.0.1", serve.port, timeout=PATIENCE)
-        connection.request("POST", url[url.index("/v1") :], words[words.index("-d") + 1], headers)
-        with connection.getresponse() as response:
-            answer = response.read().decode()
-        connection.close()
+        return done.stdout
+    url = urlsplit(next(word for word in words if word.startswith("http://")))
+    headers = dict(words[at + 1].split(": ") for at, word in enumerate(words) if word == "-H")
+    connection = http.client.HTTPConnection(url.netloc, timeout=PATIENCE)
+    connection.request("POST", url.path, words[words.index("-d") + 1], headers)
+    with connection.getresponse() as response:
+        answer = response.read().decode()
+    connection.close()
+    return answer
+
+
+@pytest.mark.parametrize("command", blocks("sh", f"curl.*{ADDRESS}"))
+def test_each_curl_gets_an_answer(serve: Serve, command: str) -> None:
+    answer = curled(serve, command)
     if '"stream": true' in command:
         assert answer.startswith("data: {")
         assert answer.endswith("data: [DONE]\n\n")
     else:
         assert json.loads(answer)["choices"][0]["message"]["content"]
+
+
+def test_the_admin_api_makes_a_key(serve: Serve) -> None:
+    [command] = blocks("sh", f"curl.*{ADMIN}")
+    made = json.loads(curled(serve, command))
+    assert made["name"] == "alice"
+    assert made["key"].startswith("sk-aigw-")
+    assert made["sha256"] in (serve.folder / "config.yaml").read_text()
+
+
+def test_every_path_of_the_admin_api_exists() -> None:
+    section = README[README.index("## The admin API") :].partition("\n## ")[0]
+    steps = {step for pattern, _ in ROUTES for step in pattern}
+    prose = re.sub("^```.*?^```", "", section, flags=re.MULTILINE | re.DOTALL)
+    named = {word.strip("/") for word in re.findall(r"`(/?[a-z]+|/api/v1)`", prose)} - {"admin"}
+    assert {"keys", "exchanges", "metrics"} <= named
+    assert named - {"api/v1"} <= steps
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))

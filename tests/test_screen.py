@@ -72,6 +72,7 @@ def test_the_whole_screen() -> None:
     text = screen.render(
         config,
         ["http://127.0.0.1:8081", "http://[::1]:8081"],
+        ["http://127.0.0.1:8080", "unix:/run/admin.sock"],
         version="1.2",
         source="config.yaml",
         seconds=0.314,
@@ -84,6 +85,8 @@ aigw 1.2 ready in 0.31 s, config.yaml
 
   listens    http://127.0.0.1:8081
              http://[::1]:8081
+  admin API  http://127.0.0.1:8080/api/v1
+             unix:/run/admin.sock
   gateway    default (any host; 2 keys)
     models   gpt-4o -> openai
              fast   -> openai as gpt-4o-mini

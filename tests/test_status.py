@@ -17,7 +17,9 @@ __all__ = ["made"]
 
 def facts(**fields: object) -> Facts:
     given = {"version": "1.2", "uptime": 93784.56, "generation": 3, "document": config(), "config": "config.yaml"}
-    return Facts(**(given | {"listeners": ("127.0.0.1:8081",), "wanted": 2} | fields))
+    return Facts(
+        **(given | {"listeners": ("127.0.0.1:8081",), "admin": ("http://127.0.0.1:8080",), "wanted": 2} | fields)
+    )
 
 
 def serving(cells: Cells) -> None:
@@ -41,6 +43,7 @@ def test_what_there_is(made: Cells) -> None:
         "generation": 3,
         "config": {"path": "config.yaml", "ok": True, "errors": []},
         "listeners": ["127.0.0.1:8081"],
+        "admin": ["http://127.0.0.1:8080"],
         "workers": [
             {"pid": os.getpid(), "generation": 3, "in_flight": 2, "connections": 5},
             {"pid": 2**22 + 1, "generation": 0, "in_flight": 0, "connections": 0, "open_fds": None},
@@ -77,6 +80,7 @@ config      config.yaml, generation 3
   error     config.yaml:3:1 gateways: missing
   error     config.yaml:9:1 upsteams: unknown key
 listens     127.0.0.1:8081
+admin API   http://127.0.0.1:8080
 workers     2 of 2, 1 restart
               pid {os.getpid()}: generation 3, 5 clients, 2 in flight
               pid 4194305: starting, 0 clients, 0 in flight

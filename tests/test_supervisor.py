@@ -43,7 +43,7 @@ class Serve:
         self._rest = b""
         clean = {k: v for k, v in os.environ.items() if not k.endswith(("_API_KEY", "_BASE_URL"))}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "aigw", "serve", *arguments],
+            [sys.executable, "-m", "aigw", "serve", "--admin-listen", "127.0.0.1:0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -260,7 +260,7 @@ def run_with(config: list[str], worker: list[str]) -> int:
     cells = shared.Cells(rows=1)
     config_child = subprocess.Popen(config, stdout=subprocess.PIPE)
     try:
-        return supervisor.run(Options("config.yaml"), cells, config_child, started)
+        return supervisor.run(Options("config.yaml", admin_listen="127.0.0.1:0"), cells, config_child, started)
     finally:
         cells.close()
         assert config_child.stdout is not None

@@ -311,13 +311,17 @@ async def test_a_worker_without_a_sign_of_life_is_killed(
 async def test_a_document_that_one_cannot_prepare_reaches_none(tmp_path: Path) -> None:
     async with Served(2, tmp_path) as served:
         pool, broken = served.workers, {"sk-canary": {"provider": "sk-canary"}}
-        why = await pool.apply(served.version(2, upstreams=broken), 3, lambda: served.listeners.all)
+
+        async def bind() -> list[listen.Listening]:
+            return served.listeners.all
+
+        why = await pool.apply(served.version(2, upstreams=broken), 3, bind)
         assert re.match(r"(worker \d+: )?KeyError at ", why)
         assert "canary" not in why
         assert [place.handle.generation for place in pool.serving] == [1, 1]
         assert pool.count == 2
         assert {await served.answered() for _ in range(10)} == {200}
-        assert await pool.apply(served.version(3), 2, lambda: served.listeners.all) == ""
+        assert await pool.apply(served.version(3), 2, bind) == ""
         assert [place.handle.generation for place in pool.serving] == [3, 3]
         assert repr(pool) == "<Workers 2 of 2 serving, 0 retired>"
 

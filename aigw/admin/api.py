@@ -96,8 +96,9 @@ class Api:
     def _audit(self, request: Request, result: str) -> None:
         who = f"{request.client} ({'with the token' if self._guard.has_token else 'no token asked'})"
         path = "/".join("***" if secretive(step) else quote(step, safe="@:*") for step in ["", *request.steps])
-        notes = f" ({', '.join(request.notes)})" if request.notes else ""
-        log(f"audit: {who}: {request.method} {path}{notes}: {result}, generation {self._control.generation}")
+        notes = f" ({', '.join('***' if secretive(note) else note for note in request.notes)})" if request.notes else ""
+        generation = self._control.generation if request.generation is None else request.generation
+        log(f"audit: {who}: {request.method} {path}{notes}: {result}, generation {generation}")
 
     def _route(self, request: Request) -> tuple[Handler, list[str], bool]:
         """What does it, with the path behind /api/v1, and whether it changes something. Raises: Refused."""
@@ -143,7 +144,7 @@ class Api:
         edit = _edit("put", [], request)
         _take_document(edit, request)
         outcome = await self._writer.submit(edit)
-        return _written(outcome, None)
+        return _written(request, outcome, None)
 
     async def check_config(self, request: Request, at: list[str]) -> Answer:
         edit = _edit("check", [], request)
@@ -171,20 +172,20 @@ class Api:
             key, value["sha256"] = new_key()
         outcome = await self._writer.submit(edit)
         request.notes.append(str(outcome.result["name"]))
-        return _written(outcome, at, key)
+        return _written(request, outcome, at, key)
 
     async def put_item(self, request: Request, at: list[str]) -> Answer:
         edit = _edit("put", at, request)
         edit["value"] = request.object()
-        return _written(await self._writer.submit(edit), at[:-1])
+        return _written(request, await self._writer.submit(edit), at[:-1])
 
     async def patch_item(self, request: Request, at: list[str]) -> Answer:
         edit = _edit("patch", at, request)
         edit["value"] = request.object()
-        return _written(await self._writer.submit(edit), at[:-1])
+        return _written(request, await self._writer.submit(edit), at[:-1])
 
     async def delete_item(self, request: Request, at: list[str]) -> Answer:
-        return _written(await self._writer.submit(_edit("delete", at, request)), at[:-1])
+        return _written(request, await self._writer.submit(_edit("delete", at, request)), at[:-1])
 
     async def rotate_key(self, request: Request, at: list[str]) -> Answer:
         edit = _edit("rotate", at[:-1], request)
@@ -196,7 +197,7 @@ class Api:
         key, digest = new_key()
         edit["value"] = {"sha256": digest}
         edit["grace"] = sent.get("grace", "0s")
-        return _written(await self._writer.submit(edit), at[:-2], key)
+        return _written(request, await self._writer.submit(edit), at[:-2], key)
 
     # --- the running gateway
 
@@ -292,9 +293,10 @@ def _take_document(edit: Edit, request: Request) -> None:
         raise Refused(415, "unsupported_type", message)
 
 
-def _written(outcome: Outcome, above: list[str] | None, key: str | None = None) -> Answer:
+def _written(request: Request, outcome: Outcome, above: list[str] | None, key: str | None = None) -> Answer:
     """The answer to a change; `above` is the collection of what was changed."""
     result = outcome.result
+    request.generation = outcome.generation
     lines = (b"x-aigw-generation: %d" % outcome.generation,)
     body: Any = result.get("item")
     if key is not None:

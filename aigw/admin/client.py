@@ -61,9 +61,9 @@ def call(where: str, token: str | None, method: str, path: str, body: Any = None
     if response.status < 400:
         return answer
     refusal = answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(refusal, dict):
+    if not isinstance(refusal, dict) or "details" not in refusal:  # an error in OpenAI's form has none: the proxy's
         raise CallFailed(f"what answers at {where} is no admin API of aigw (status {response.status})")
-    details = [f"{entry['path']}: {entry['message']}".removeprefix(": ") for entry in refusal.get("details", ())]
+    details = [f"{entry['path']}: {entry['message']}".removeprefix(": ") for entry in refusal["details"]]
     raise CallFailed(*(details or [str(refusal["message"])]), status=response.status)
 
 

@@ -76,7 +76,9 @@ class Request:
     headers: dict[str, list[str]]
     body: bytes = b""
     client: str = ""  # address, or unix
-    notes: list[str] = field(default_factory=list)  # for the audit
+    # for the audit
+    notes: list[str] = field(default_factory=list)
+    generation: int | None = None  # that a change has led to
 
     def header(self, name: str) -> str:
         """Its value, those of several lines joined; "" where there is none."""

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 MOST = 1000
-FILTERS = ("gateway", "key", "model", "upstream", "status", "end", "fault")
+FILTERS = ("gateway", "key", "model", "rule", "upstream", "target", "status", "end", "fault", "error")
 
 
 class Recent:

@@ -19,7 +19,7 @@ from aigw.process import describe_error, log
 
 TRIES = 10  # for a file that somebody saves again and again
 MOST = 100  # edits of one batch
-PATIENCE = 5.0  # seconds from the file's writing to the answer, whether or not every worker has switched
+PATIENCE = 3.0  # seconds from the file's writing to the answer, whether or not every worker has switched
 
 ENDING = "the gateway is about to end"
 

@@ -139,7 +139,8 @@ class Editing:
     def __init__(self, file: File) -> None:
         self.file = file
         self.text = file.text
-        self.compiled: dict[str, Any] | None = None  # of `text`; None: not looked at yet
+        self.raw: Any = MISSING  # what `text` says; MISSING: not looked at yet
+        self.compiled: dict[str, Any] | None = None  # of `text`, likewise
 
     def do(self, edit: Edit) -> Result:
         """Does one edit, or refuses it and changes nothing."""
@@ -154,9 +155,11 @@ class Editing:
 
     def _raw(self) -> Any:
         try:
-            return read(self.text)
+            if self.raw is MISSING:
+                self.raw = read(self.text)
         except ConfigError as error:
             raise self._broken(error) from None
+        return self.raw
 
     def _broken(self, error: ConfigError) -> Refusal:
         message = "the config file has errors already; put them right first"
@@ -187,9 +190,8 @@ class Editing:
             raise Refusal.invalid(problems(error, lines=edit["value"] is None)) from None
         if edit["op"] == "check":
             return {"status": 200, "compiled": compiled}
-        self.text, self.compiled = new, compiled
-        raw = read(new)
-        return {"status": 200, "item": masked(root(), raw), "etag": etag(expanded(root(), raw))}
+        self.text, self.raw, self.compiled = new, read(new), compiled
+        return {"status": 200, "item": masked(root(), self.raw), "etag": etag(expanded(root(), self.raw))}
 
     def _match(self, edit: Edit, before: object) -> None:
         tags = {text_tag(watch.digest(self.text.encode())), etag(expanded(root(), before))}
@@ -211,7 +213,7 @@ class Editing:
         self._keep(new, resource, is_delete=edit["op"] == "delete")
         if edit["op"] == "delete":
             return {"status": 204}
-        after = locate(read(self.text), {"op": "put", "at": resource.at})
+        after = locate(self.raw, {"op": "put", "at": resource.at})
         return {
             "status": 201 if old is MISSING else 200,
             "item": after.shown(masked),
@@ -234,7 +236,7 @@ class Editing:
                 message = f"{resource.title} is still referenced; change what refers to it first"
                 raise Refusal(409, "still_referenced", message, found) from None
             raise Refusal.invalid(found) from None
-        self.text, self.compiled = new, compiled
+        self.text, self.raw, self.compiled = new, read(new), compiled
 
 
 def _check_tags(edit: Edit, tags: set[str], title: str) -> None:

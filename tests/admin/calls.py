@@ -86,7 +86,7 @@ class AdminServe(Serve):
         *,
         token: str | None = None,
         environ: dict[str, str] | None = None,
-        arguments: Sequence[str] = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
+        arguments: Sequence[str] = ("--listen", "127.0.0.1:0"),
     ) -> None:
         super().__init__(folder, config, environ, arguments)
         try:

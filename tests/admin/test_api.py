@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import socket
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from admin.calls import JSON, YAML, AdminServe, Caller
+from admin.calls import JSON, YAML, AdminServe, Answer, Caller
 from processes import Command
+from prometheus_client.parser import text_string_to_metric_families
+
+from aigw.admin import client
 
 CONFIG = """\
 # mine
@@ -365,6 +373,9 @@ BAD: list[tuple[str, str, Any, str | None, int, str]] = [
     ("PUT", "/config", "gateways: !!python/object:os.system {}\n", YAML, 422, "tags (!) are not supported"),
     ("PUT", "/config", {"gateways": {}, "wrokers": 2}, JSON, 422, 'did you mean "workers"?'),
     ("PUT", "/config", {}, JSON, 422, "gateways"),
+    ("PUT", "/config", CONFIG + 'admin: {listen: "0.0.0.0:0"}\n', YAML, 422, "a token is mandatory"),
+    ("PUT", "/config", CONFIG + 'admin: {token: ""}\n', YAML, 422, "admin.token"),
+    ("PUT", "/config", CONFIG + "# \ud800".encode("utf-8", "surrogatepass").decode("latin-1"), YAML, 422, ""),
     ("POST", "/config/check", "gateways: {", YAML, 422, "is missing here"),
     ("POST", "/reload", {"x": 1}, JSON, 422, "reload takes no members"),
     ("POST", "/explain", "[]", JSON, 422, "must be a JSON object"),
@@ -372,23 +383,24 @@ BAD: list[tuple[str, str, Any, str | None, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "kind", "status", "said"),
-    BAD,
-    ids=[f"{number}-{method} {path[:40]}" for number, (method, path, *_) in enumerate(BAD)],
-)
-def test_bad_calls(
-    gateway: AdminServe, method: str, path: str, body: Any, kind: str | None, status: int, said: str
-) -> None:
+@pytest.fixture(scope="module")
+def refused(gateway: AdminServe) -> list[Answer]:
+    """The answers to all bad calls, made at once: none has changed the file or what is served."""
     before = generation(gateway)
-    answer = gateway.call(method, path, body, kind)
-    assert (answer.status, answer.body[:300]) == (status, answer.body[:300])
-    error = answer.json["error"]
-    assert error.keys() == {"code", "message", "details"}
-    assert said in error["message"]
-    assert ("allow" in answer.headers) == (status == 405)
+    with ThreadPoolExecutor(32) as callers:
+        found = list(callers.map(lambda bad: gateway.call(*bad[:4]), BAD))
     assert gateway.file.read_text() == CONFIG
     assert generation(gateway) == before
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(BAD)), ids=[f"{method} {path[:40]}" for method, path, *_ in BAD])
+def test_bad_calls(refused: list[Answer], number: int) -> None:
+    answer, (*_, status, said) = refused[number], BAD[number]
+    error = answer.json["error"]
+    assert (answer.status, said in error["message"]) == (status, True), error
+    assert error.keys() == {"code", "message", "details"}
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 @pytest.mark.parametrize("header", ["stale", 'W/"x"', '"a" "b"', ""])
@@ -440,6 +452,7 @@ def test_status_exchanges_and_schema(gateway: AdminServe) -> None:
     found = gateway.call("GET", "/exchanges?status=401&fault=client&limit=1").json["items"]
     assert [(item["status"], item["error"]) for item in found] == [(401, "invalid_key")]
     assert found[0] in gateway.call("GET", "/exchanges?status=4xx").json["items"]
+    assert found[0] in gateway.call("GET", "/exchanges?error=invalid_key&rule=api&gateway=default").json["items"]
     assert gateway.call("GET", "/exchanges?status=5xx").json["items"] == []
     assert gateway.call("GET", f"/exchanges/{found[0]['request_id']}").json == found[0]
     status = gateway.call("GET", "/status").json
@@ -457,7 +470,20 @@ def test_health_needs_nothing_and_metrics_are_there(gateway: AdminServe) -> None
     assert gateway.call("GET", "//metrics", host="whatever.example").status == 421
     metrics = gateway.call("GET", "//metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
-    assert b"aigw_config_generation" in metrics.body
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(metrics.body.decode())
+        for sample in family.samples
+    }
+    assert samples["aigw_config_generation"] == generation(gateway)
+    assert samples["aigw_config_last_reload_success"] == 1
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian's package prometheus)")
+def test_promtool_finds_nothing_to_say(gateway: AdminServe) -> None:
+    text = gateway.call("GET", "//metrics").body
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
+    assert (checked.stdout, checked.stderr, checked.returncode) == (b"", b"", 0)
 
 
 def test_explain(gateway: AdminServe) -> None:
@@ -477,12 +503,17 @@ def test_reload(gateway: AdminServe) -> None:
     refused = gateway.call("POST", "/reload")
     assert (refused.status, refused.code) == (422, "config_invalid")
     assert "zzz: unknown key" in refused.message
+    status = gateway.call("GET", "/status").json
+    assert (status["config"]["ok"], status["generation"]) == (False, before + 1)
+    assert [error.partition(" ")[2][:16] for error in status["config"]["errors"]] == ["zzz: unknown key"]
+    assert b"\naigw_config_last_reload_success 0.0\n" in gateway.call("GET", "//metrics").body
     for method, path, body in (("GET", "/gateways", None), ("PATCH", f"{KEYS}/alice", {"group": "x"})):
         answer = gateway.call(method, path, body)
         assert (answer.status, answer.code) == (409, "config_invalid")
         assert [detail["path"] for detail in answer.json["error"]["details"]] == ["zzz"]
     gateway.file.write_text(CONFIG)
     assert gateway.call("POST", "/reload").status == 200
+    assert gateway.call("GET", "/status").json["config"] == {"path": str(gateway.file), "ok": True, "errors": []}
 
 
 def test_every_change_is_in_the_log(gateway: AdminServe) -> None:
@@ -490,8 +521,13 @@ def test_every_change_is_in_the_log(gateway: AdminServe) -> None:
     gateway.err.find(rf"audit: 127\.0\.0\.1 \(no token asked\): POST /api/v1{KEYS} \(audited\): 201, generation \d+$")
     assert gateway.call("DELETE", f"{KEYS}/audited").status == 204
     gateway.err.find(rf"audit: 127\.0\.0\.1 \(no token asked\): DELETE /api/v1{KEYS}/audited: 204, generation \d+$")
-    assert gateway.call("DELETE", f"{KEYS}/{made.json['key']}").status == 404
-    gateway.err.find(rf"audit: 127\.0\.0\.1 \(no token asked\): DELETE /api/v1{KEYS}/\*\*\*: 404 not_found, generation")
+    assert gateway.call("POST", KEYS, {"name": made.json["key"]}).status == 201  # who mistook the one for the other
+    assert gateway.call("DELETE", f"{KEYS}/{made.json['key']}").status == 204
+    gateway.err.find(rf"audit: 127\.0\.0\.1 \(no token asked\): POST /api/v1{KEYS} \(\*\*\*\): 201, generation")
+    gateway.err.find(rf"audit: 127\.0\.0\.1 \(no token asked\): DELETE /api/v1{KEYS}/\*\*\*: 204, generation")
+    assert gateway.call("DELETE", f"{KEYS}/gone").status == 404
+    gateway.err.find(rf"audit: 127\.0\.0\.1 \(no token asked\): DELETE /api/v1{KEYS}/gone: 404 not_found, generation")
+    assert made.json["key"].encode() not in gateway.err.data
 
 
 def test_the_proxy_never_answers_for_it(gateway: AdminServe) -> None:
@@ -499,16 +535,32 @@ def test_the_proxy_never_answers_for_it(gateway: AdminServe) -> None:
     proxy = Caller(gateway.port)
     port = gateway.call.port
     hosts = ["localhost", f"127.0.0.1:{port}", "admin", "[::1]"]
-    paths = ["//api/v1/status", "//api/v1/config", "//metrics", "//%61pi/v1/status", "///api/v1/status"]
+    paths = [
+        "//api/v1/status",
+        "//api/v1/config",
+        "//metrics",
+        "//%61pi/v1/status",
+        "///api/v1/status",
+        "//__/metrics",
+        "//__/../api/v1/status",
+        "//v1/../api/v1/status",
+        "//api%2Fv1%2Fstatus",
+        "//api/v1/status;x",
+        f"//http://127.0.0.1:{port}/api/v1/status",
+    ]
     for host in hosts:
         for path in paths:
-            answer = proxy("GET", path, host=host)
-            assert answer.status in (401, 404)
+            answer = proxy(
+                "GET", path, host=host, x_forwarded_host=f"127.0.0.1:{port}", x_original_url="/api/v1/status"
+            )
+            assert answer.status in (400, 401, 404)
             assert b"generation" not in answer.body
-    absolute = (
-        f"GET http://127.0.0.1:{port}/api/v1/status HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n"
-    )
-    assert proxy.raw(absolute.encode()).split(b" ")[1] in (b"401", b"404")
+    for target in (f"http://127.0.0.1:{port}/api/v1/status", f"http://localhost:{port}/metrics"):
+        authority = target.split("/")[2]
+        for host in (*hosts[:2], authority):
+            answer = proxy.raw(f"GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            assert answer.split(b" ")[1] in (b"400", b"401", b"404")
+    assert proxy.raw(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())[9:10] == b"4"
 
 
 # other gateways -------------------------------------------------------------------------------------------------------
@@ -527,6 +579,18 @@ def test_an_admin_address_in_use(gateway: AdminServe, tmp_path: Path) -> None:
         said = command.err.data.decode()
     assert f"error: the admin API: {taken}: the port is in use by another process" in said
     assert "--admin-listen or admin.listen" in said
+
+
+def test_a_default_address_in_use_is_warned_of(tmp_path: Path) -> None:
+    with closing(socket.socket()) as taken:
+        if taken.connect_ex(("127.0.0.1", 8080)):  # else somebody has it already
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        with Command("serve", "--listen", "127.0.0.1:0", folder=tmp_path) as command:
+            command.err.find("^warning: the admin API does not listen: 127.0.0.1:8080: the port is in use")
+            command.err.find("^  listens ")
+            assert command.stop() == 0
+        assert "admin API  " not in command.err.data.decode()
 
 
 def test_the_built_in_config_is_only_looked_at(tmp_path: Path) -> None:
@@ -572,23 +636,15 @@ def test_it_moves_by_reload_and_over_a_unix_socket(tmp_path: Path) -> None:
         assert moved.status == 200
         with pytest.raises(ConnectionRefusedError):
             gateway.call("GET", "/status")
-        with Command("status", "--admin", f"unix:{socket}", folder=tmp_path) as command:
-            assert command.end() == 0
-            assert "generation 2" in command.out.data.decode()
-        with Command("reload", folder=tmp_path, environ={"CANARY": CANARY}) as command:  # the config says where
-            assert (command.end(), command.out.data) == (0, b"generation 2 serves\n")
-        gateway.file.write_text(gateway.file.read_text() + "zzz: 1\n")
-        with Command("reload", "--admin", f"unix:{socket}", folder=tmp_path) as command:
-            assert command.end() == 1
-            assert "zzz: unknown key" in command.err.data.decode()
+        status = client.call(f"unix:{socket}", None, "GET", "/status")
+        assert (status["generation"], status["admin"]) == (2, [f"unix:{socket}"])
         assert gateway.stop() == 0
     assert not socket.exists()
-    with Command("status", "--admin", f"unix:{socket}", folder=tmp_path) as command:
-        assert command.end() == 1
-        assert "does not answer: No such file or directory" in command.err.data.decode()
+    with pytest.raises(client.CallFailed, match="does not answer: No such file or directory"):
+        client.call(f"unix:{socket}", None, "GET", "/status")
 
 
-def test_a_folder_that_is_read_only_and_a_file_that_is_gone(gateway: AdminServe) -> None:
+def test_a_file_that_is_gone(gateway: AdminServe) -> None:
     gateway.file.unlink()
     for method, path, body in (("GET", "/gateways", None), ("POST", KEYS, {"name": "x"})):
         answer = gateway.call(method, path, body)
