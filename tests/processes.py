@@ -73,9 +73,13 @@ class Output:
         assert found, f"no {what} in:\n" + "\n".join(self.lines)
         return found
 
-    def find(self, pattern: str) -> re.Match[str]:
-        """A line that holds `pattern`."""
-        return self.wait(lambda lines: next(filter(None, (re.search(pattern, line) for line in lines)), None), pattern)
+    def find(self, pattern: str, after: int = 0) -> re.Match[str]:
+        """A line that holds `pattern`, behind so many others."""
+
+        def look(lines: list[str]) -> re.Match[str] | None:
+            return next(filter(None, (re.search(pattern, line) for line in lines[after:])), None)
+
+        return self.wait(look, pattern)
 
     def join(self) -> None:
         """Until the last process that could write to the pipe is gone."""

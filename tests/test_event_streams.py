@@ -100,6 +100,7 @@ async def relayed(client: Client, way: str, framed: bytes) -> bytes:
     return dechunked(body)
 
 
+@pytest.mark.usefixtures("plain_loop")
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_stream_of_any_form_is_the_stream_that_came(way: str, stream: bytes) -> None:

@@ -200,6 +200,7 @@ def forwarded_alike(plan: dict[str, Any], request: Any, record: dict[str, Any]) 
             assert said == came.decode()
 
 
+@pytest.mark.usefixtures("plain_loop")
 @pytest.mark.parametrize(("name", "step"), [("one", 1), ("no default", 3), ("short", 4)])
 async def test_the_whole_matrix_both_ways(name: str, step: int) -> None:
     """The first config with all samples, the others, which differ in a few things, with every third or fourth."""
@@ -331,7 +332,7 @@ JSON = st.recursive(
         },
     )
 )
-@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+@settings(derandomize=True, deadline=None, max_examples=150, database=None)
 def test_whatever_is_asked_there_is_an_answer(members: dict[str, Any]) -> None:
     """A plan that is JSON, or what is wrong with the sample."""
     with suppress(SampleError):

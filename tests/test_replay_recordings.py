@@ -314,6 +314,7 @@ async def exchange(client: Client, raw: bytes, framing: Framing, *, is_split: bo
 # one gateway, all framings --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("plain_loop")
 @pytest.mark.parametrize("way", WAYS, ids=str)
 async def test_every_recording_passes_unchanged_in_every_framing(way: Way) -> None:
     recording = way.recording
@@ -356,6 +357,7 @@ async def check_record(gw: Running, index: int, way: Way, framing: Framing, requ
 # the first patch ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("plain_loop")
 @pytest.mark.parametrize("way", [way for way in WAYS if way.model is not None], ids=str)
 async def test_a_renamed_model_is_all_that_changes_of_a_recording(way: Way) -> None:
     """In the bytes of body or path; the rest is as it was, and so is the answer."""
@@ -394,6 +396,7 @@ ASKS = re.compile(rb',"stream_options":\{"include_usage":true\}|"stream_options"
 STREAMED_CHATS = [way for way in WAYS if way.recording.streaming and way.recording.api == "chat" and not way.is_http]
 
 
+@pytest.mark.usefixtures("plain_loop")
 @pytest.mark.parametrize("way", STREAMED_CHATS, ids=str)
 async def test_a_usage_that_the_client_did_not_ask_for_is_counted_and_not_shown(way: Way) -> None:
     """The recorded stream, asked for without the option: what only the option brings is gone, and nothing else is."""

@@ -7,6 +7,7 @@ other comment ever does. Line endings, the byte order mark and the end of the fi
 import difflib
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def style(path: Path) -> str:
     return path.read_bytes().decode()
 
 
+@lru_cache(4)  # the same text is asked about for every item, and reading it is most of the time
 def read(text: str) -> Loader:
     loader = Loader(text, "config.yaml", lambda value: value)
     assert loader.problems == []
@@ -74,6 +76,7 @@ def same_ends(old: str, new: str) -> None:
         assert "\r" not in new
 
 
+@lru_cache(1)
 def own_lines(text: str, path: Steps) -> tuple[int, int]:
     """The lines an item may change, from the loader's places, as [first, end): up to where the next item stands.
 
@@ -100,6 +103,7 @@ def own_lines(text: str, path: Steps) -> tuple[int, int]:
     return first, line - 1
 
 
+@lru_cache(1)
 def may_go(text: str, path: Steps) -> set[str]:
     """Comments that may go with what an item holds: its own, those between its lines, and deeper ones at its end."""
     loader, content = read(text), lines(text)

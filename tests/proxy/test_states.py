@@ -32,7 +32,7 @@ SMALL = (socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
 CHAT_PATH = "/v1/chat/completions"
 Scenario = Callable[[], Awaitable[None]]
 SCENARIOS: dict[tuple[str, str], Scenario] = {}
-EDGES = [(old, new) for old, news in MOVES.items() for new in news]
+EDGES = [(old, new) for old, news in MOVES.items() for new in State if new in news]
 
 
 def walks(*edges: str) -> Callable[[Scenario], Scenario]:

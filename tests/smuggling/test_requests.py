@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pkgutil
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ HANGS = "hangs"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sides() -> AsyncIterator[tuple[Running, Recorder]]:
     """One gateway for all cases: what one leaves behind in it must not change the next."""
+    asyncio.get_running_loop().set_debug(False)  # it is most of the time of three thousand connections
     async with recording() as recorder, running(document(recorder.url)) as run:
         yield run, recorder
 
