@@ -1,10 +1,13 @@
 """Where each microsecond of an exchange goes: the proxy's own code on fake transports, without a kernel.
 
-    python benchmarks/micro.py [--rounds 15] [--count 2000] [--profile]
+    python benchmarks/micro.py [--rounds 15] [--count 2000] [--json FILE] [--check FILE] [--profile]
 
 Each step is timed alone, in rounds; the best round is printed, since whatever else a machine does only ever adds. The
 first rows are whole exchanges: a request in, the request out, the response in, the response out, its record. In place,
 with cold caches and the kernel's share, an exchange costs more: `compare.py` measures that.
+
+`--json` keeps the figures, `--check` compares with those that were kept, on the same machine and interpreter: it prints
+what moved by more than a tenth, and exits with status 1 where a step became slower by that.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -146,8 +151,7 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
     raw = rig.request()
     block = raw[: raw.index(b"\r\n\r\n")]
     answer_block = ANSWER[: ANSWER.index(b"\r\n\r\n")]
-    fresh = [rig.fresh_request() for _ in range(40_000)]
-    following = iter(fresh)
+    following = itertools.cycle([rig.fresh_request() for _ in range(40_000)])
 
     def exchange() -> None:
         rig.client.data_received(raw)
@@ -201,15 +205,35 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
         ("  find the model, choose the target", lambda: choose(find(found, "openai", key, "gpt-3.5-turbo"), gateway)),
         ("  write the request's head", lambda: request_prefix(config, found, candidate, head)),
         ("  parse the response's head", lambda: gateway.responses.heads.get(answer_block)),
-        ("  write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2)),
+        ("  write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2, None)),
         ("  (an empty call)", lambda: None),
     ]
 
 
-def main() -> None:
+MOVED = 0.1  # of a figure: less is noise
+
+
+def check(before: dict[str, float], now: dict[str, float]) -> bool:
+    """Prints what moved. Whether nothing became slower."""
+    slower = False
+    for name, figure in now.items():
+        base = before.get(name)
+        if base is None:
+            print(f"{figure:9.2f}  {name}: new")
+        elif abs(figure - base) > MOVED * base:
+            slower = slower or figure > base
+            print(f"{figure:9.2f}  {name}: {(figure - base) / base:+.0%} of {base:.2f}")
+    for name in before.keys() - now.keys():
+        print(f"{'':9}  {name}: gone")
+    return not slower
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="What each step of an exchange costs, on fake transports.")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per step; the best counts (default 15)")
     parser.add_argument("--count", type=int, default=2000, help="calls per round (default 2000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with the figures in this file")
     parser.add_argument("--profile", action="store_true", help="profile the whole exchange with cProfile instead")
     arguments = parser.parse_args()
     rig = Rig()
@@ -218,22 +242,34 @@ def main() -> None:
     gc.freeze()
     gc.disable()
     if arguments.profile:
-        import cProfile
-        import pstats
-
-        profile = cProfile.Profile()
-        profile.enable()
-        for _ in range(arguments.count * 5):
-            table[0][1]()
-        profile.disable()
-        pstats.Stats(profile).sort_stats("tottime").print_stats(35)
-        return
+        profile(table[0][1], arguments.count * 5)
+        return 0
     print(f"CPython {sys.version}")
     print("microseconds, best of rounds")
+    figures = {}
     for name, step in table:
-        count = arguments.count // 10 if name.startswith("stream") else arguments.count
-        print(f"{best(step, arguments.rounds, count):9.2f}  {name}")
+        count = max(arguments.count // 10, 1) if name.startswith("stream") else arguments.count
+        figure = figures[name.strip()] = best(step, arguments.rounds, count)
+        print(f"{figure:9.2f}  {name}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if arguments.check:
+        print(f"moved by more than {MOVED:.0%} of {arguments.check}:")
+        return 0 if check(json.loads(arguments.check.read_text()), figures) else 1
+    return 0
+
+
+def profile(step: Callable[[], Any], count: int) -> None:
+    import cProfile
+    import pstats
+
+    measured = cProfile.Profile()
+    measured.enable()
+    for _ in range(count):
+        step()
+    measured.disable()
+    pstats.Stats(measured).sort_stats("tottime").print_stats(35)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
