@@ -66,7 +66,8 @@ examples:
   aigw status --admin http://127.0.0.1:8080
   AIGW_ADMIN_TOKEN=... aigw status --admin https://gateway.example:8080 --json
 
-Without --admin: AIGW_ADMIN_URL, else admin.listen of the config. The token is AIGW_ADMIN_TOKEN, else the config's."""
+Without --admin: AIGW_ADMIN_URL, else admin.listen of the config. The token is AIGW_ADMIN_TOKEN, else the config's.
+Without --ca: AIGW_ADMIN_CA, else the certificate of the config that says where, else the system's authorities."""
 
 RELOAD = """\
 examples:
@@ -308,15 +309,18 @@ def reload(words: list[str], since: float) -> int:
 
 
 def _add_admin(parser: Parser) -> None:
-    parser.add_argument("--admin", metavar="URL", help="where the admin API is: http://host:port or unix:/path")
+    parser.add_argument("--admin", metavar="URL", help="where the admin API is: http(s)://host:port or unix:/path")
+    parser.add_argument("--ca", metavar="FILE", help="PEM file of the authority to believe, instead of the system's")
 
 
 def _call(flags: argparse.Namespace, method: str, path: str, body: Any = None) -> Any:
-    """What the admin API answers; None where it does not, which has been said. The flags are --admin and --config."""
+    """What the admin API answers; None where it does not, which has been said. Flags: --admin, --ca, --config."""
     from aigw.admin import client
 
     where = flags.admin or os.environ.get("AIGW_ADMIN_URL")
     token = os.environ.get("AIGW_ADMIN_TOKEN") or None
+    authority = flags.ca or os.environ.get("AIGW_ADMIN_CA")
+    pair = None
     if not where:
         from pathlib import Path
 
@@ -329,9 +333,11 @@ def _call(flags: argparse.Namespace, method: str, path: str, body: Any = None) -
             print(*error.problems, sep="\n", file=sys.stderr)
             print("the config does not say where the admin API is: --admin does", file=sys.stderr)
             return None
-        where, token = admin["listen"], token or admin["token"]
+        where, pair, token = admin["listen"]["address"], admin["listen"].get("tls"), token or admin["token"]
+        where = where if pair is None else f"https://{where}"
     try:
-        return client.call(where, token, method, path, body)
+        trust = client.trusting(authority) if authority else None if pair is None else client.pinned(pair["cert"])
+        return client.call(where, token, method, path, body, trust=trust)
     except client.CallFailed as error:
         print(*error.lines, sep="\n", file=sys.stderr)
         return None

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
-from aigw import shared, tls
+from aigw import shared
 from aigw.accept import Acceptor
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.counters import Counters, TargetStates
-from aigw.errors import Failure
+from aigw.errors import BAD_REQUEST, Failure
 from aigw.ledger import refusal
 from aigw.proxy import answers
 from aigw.proxy.admission import Admissions
@@ -27,6 +27,7 @@ from aigw.proxy.client import ClientConnection
 from aigw.proxy.connection import Outbox
 from aigw.proxy.dial import Dialler
 from aigw.proxy.pool import Pool
+from aigw.proxy.secure import HTTP_REQUEST, WRITE_LIMIT, Wrapped
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
 from aigw.proxy.upstream import UpstreamConnection
@@ -42,6 +43,8 @@ ACCEPT: Final = 0.01
 SPARE_DESCRIPTORS: Final = 64
 # Of the spare ones, what clients may have that are told that there are too many; the others wait to be accepted.
 MOST_REFUSED: Final = 32
+# Seconds that a handshake which is under way gets when the worker is about to end: it takes milliseconds.
+GREET: Final = 1.0
 # With so many descriptors more than the clients need, a full accept queue does no harm.
 PLENTY: Final = 2 * BACKLOG
 _HEX: Final = [b"%02x" % byte for byte in range(256)]
@@ -98,7 +101,7 @@ class Gateway:
         self._id_count = 0
         # clients
         self.clients: set[ClientConnection] = set()
-        self._greeting: dict[ClientConnection, tls.Wrapped] = {}  # those whose handshake is not done
+        self._greeting: dict[ClientConnection, Wrapped] = {}  # those whose handshake is not done, the oldest first
         self._told = 0.0  # monotonic seconds: when the log was last told of a handshake that failed
         # those, on both sides, that do not take what is written to them
         self.slow: set[ClientConnection | UpstreamConnection] = set()
@@ -194,18 +197,23 @@ class Gateway:
         if context is None:
             return client
 
-        def closed(why: str) -> None:
-            if self._greeting.pop(client, None) is None:
-                return
+        def failed(transport: asyncio.Transport, why: str) -> bytes:
+            self._greeting.pop(client, None)
             for acceptor in self._acceptors:
                 acceptor.resume()
+            client.identify(transport)
             now = monotonic()
             if why and now - self._told >= 1.0:
                 self._told = now
-                self._log(f"a TLS handshake with a client failed: {why}")
+                self._log(f"a TLS handshake with {client.address} failed: {why}")
+            if why == HTTP_REQUEST:
+                return self.refusal(Failure(BAD_REQUEST, "this port speaks HTTPS; write https:// in the URL"), client)
+            return b""
 
-        wrapped = tls.Wrapped(self.loop, client, context, self.snapshot.timeouts.handshake, closed)
+        wrapped = Wrapped(self.loop, client, context, self.snapshot.timeouts.handshake, failed)
         self._greeting[client] = wrapped
+        if self._room() <= 0:  # whoever takes longest to greet makes room
+            self._greeting.pop(next(iter(self._greeting))).abort()
         return wrapped
 
     def _room(self) -> int:
@@ -239,11 +247,16 @@ class Gateway:
         now = monotonic()
         deadline = now + patience
         idle_until = min(now + idle, deadline)
+        greet_until = min(now + GREET, deadline)
         while True:
+            now = monotonic()
             for client in [client for client in self.clients if client.state is State.IDLE]:
-                if monotonic() >= idle_until:
+                if now >= idle_until:
                     client.close()
-            if not (self.clients or self._greeting) or monotonic() >= deadline:
+            for wrapped in list(self._greeting.values()):
+                if now >= greet_until:
+                    wrapped.abort()
+            if not (self.clients or self._greeting) or now >= deadline:
                 break
             await asyncio.sleep(PERIOD / 2)
         running = [client for client in self.clients if client.exchange is not None]
@@ -267,7 +280,10 @@ class Gateway:
     def client_opened(self, client: ClientConnection) -> bool:
         """False where there are too many: refuse it."""
         self.clients.add(client)
-        self._greeting.pop(client, None)
+        wrapped = self._greeting.pop(client, None)
+        if wrapped is not None:
+            wrapped.greeted()
+            client.transport.set_write_buffer_limits(WRITE_LIMIT)
         client.close_wanted = self._leaving
         return len(self.clients) <= self._most_clients
 

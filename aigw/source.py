@@ -70,7 +70,7 @@ def laid_over(answer: dict[str, Any], options: Options) -> Reading:
         return Reading(files=files, errors=answer["errors"])
     admin = answer["admin"]
     if options.admin_listen is not None:
-        admin = {**admin, "listen": options.admin_listen, "stated": True}
+        admin = {**admin, "listen": {"address": options.admin_listen}, "stated": True}
         is_local = options.admin_listen.startswith("unix:") or listen.is_loopback(options.admin_listen)
         if not is_local and admin["token"] is None:
             why = (

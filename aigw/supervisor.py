@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigw import __version__, listen, screen, source
 from aigw.admin.changes import changes
-from aigw.admin.run import Admin
+from aigw.admin.run import Admin, Bound
 from aigw.channel import encode
 from aigw.config import lines
 from aigw.process import Faults, WorkerProcess, log, notify, say, start_config
@@ -151,18 +150,18 @@ class Supervisor:
         if why:
             raise StartError(f"the worker did not start: {why}")
 
-    def _bind_admin(self, reading: Reading, warn: Callable[[str], None]) -> list[socket.socket]:
+    def _bind_admin(self, reading: Reading, warn: Callable[[str], None]) -> Bound:
         """None for its default address where that is in use: nobody asked for it, and the proxy is what must serve.
 
         Raises: listen.ListenError.
         """
         try:
-            return self._admin.bind(reading.admin["listen"])
+            return self._admin.bind(reading.admin)
         except listen.ListenError as error:
             if reading.admin["stated"]:
                 raise listen.ListenError(f"the admin API: {error}") from None
             warn(f"warning: the admin API does not listen: {error}")
-            return []
+            return Bound()
 
     def _version(self, document: source.Document) -> Version:
         """The next one."""
@@ -261,7 +260,7 @@ class Supervisor:
 
         async def bind() -> list[listen.Listening]:
             wanted = self._listeners.bind(_addresses(document), count)
-            admin: list[socket.socket] = []
+            admin = Bound()
             try:
                 admin = self._bind_admin(reading, log)
                 if commit is not None:

@@ -1,28 +1,17 @@
-"""TLS towards clients: a certificate and its key become a context, and each connection gets one of them of its own.
+"""Certificates of listeners: the PEM text of one and of its key becomes a context, or an error that says what to do.
 
-A context is chosen when a connection arrives, so that another certificate takes effect with the next connection, on the
-listener that is there. The loop's own `ssl=` would keep the context and the handshake's time of when it began to
-listen. What is exchanged over it, and when it must end, is the business of the protocol above.
+It knows no socket and no loop; `proxy.secure` speaks TLS with a context from here.
 """
 
-import asyncio
 import calendar
 import os
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]  # its stubs know the loop alone
-
-# Seconds that the loop would wait for the client's part of a close. The protocol above has its own deadlines, which a
-# client that takes bytes slowly extends; the loop's default of 30 s would cut what it is still taking.
-NEVER = 1e6
-
-# How a connection ended that never came to be: a sentence for the log, or "" where nobody need be told.
-Failed = Callable[[str], None]
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class TlsError(ValueError):
@@ -40,9 +29,10 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: a client could have the handshake's cost again and again
     context.set_alpn_protocols(["http/1.1"])
-    if "-----BEGIN CERTIFICATE-----" not in cert:
-        raise TlsError("cert", "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+    if _BEGIN not in cert:
+        raise TlsError("cert", f"holds no certificate in PEM form ({_BEGIN})")
     if "PRIVATE KEY-----" not in key:
         raise TlsError("key", "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)")
     if "ENCRYPTED" in key:
@@ -53,15 +43,30 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise TlsError("key", "does not belong to the certificate; renew both together") from None
+            which, what = ("key", "private key") if _is_readable(cert) else ("cert", "certificate")
             reason = (error.reason or "not readable").replace("_", " ").lower()
-            raise TlsError("cert", f"and the key cannot be used ({reason})") from None
+            raise TlsError(which, f"holds a {what} that cannot be used ({reason})") from None
     return context
+
+
+def _is_readable(cert: str) -> bool:
+    """Whether all of the text are certificates that OpenSSL can read."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=cert)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
+
+
+def first(cert: str) -> str:
+    """The first certificate in the PEM text: that of the listener itself, before those of its issuers."""
+    end = cert.index(_END) + len(_END)
+    return cert[cert.index(_BEGIN) : end]
 
 
 def validity(cert: str) -> tuple[float, float]:
     """Epoch seconds from and until which the first certificate in the PEM text is valid (RFC 5280 section 4.1.2.5)."""
-    end = cert.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----")
-    data = ssl.PEM_cert_to_DER_cert(cert[cert.index("-----BEGIN CERTIFICATE-----") : end])
+    data = ssl.PEM_cert_to_DER_cert(first(cert))
     fields = list(_der(next(_der(next(_der(data))[1]))[1]))  # of the TBSCertificate
     if fields[0][0] == 0xA0:  # the version, which the oldest ones lack
         fields = fields[1:]
@@ -105,44 +110,3 @@ def _file(text: str) -> Iterator[str]:
             file.write(text.encode())
             file.flush()
             yield file.name
-
-
-class Wrapped(SSLProtocol):  # type: ignore[misc]
-    """TLS between a socket and the protocol `inner`, which hears nothing before the handshake is done. `closed` is
-    called once, with why the handshake failed ("": the connection was known to `inner`, or there is nothing to tell).
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        inner: asyncio.Protocol,
-        context: ssl.SSLContext,
-        handshake: float,
-        closed: Failed,
-    ) -> None:
-        super().__init__(
-            loop, inner, context, None, server_side=True, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=NEVER
-        )
-        self.socket: asyncio.Transport | None = None  # below
-        self._closed = closed
-
-    def connection_made(self, transport: Any) -> None:
-        self.socket = transport
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        reason = exc.reason or "" if isinstance(exc, ssl.SSLError) else ""
-        self._closed(reason.replace("_", " ").lower())
-
-    def abort(self) -> None:
-        if self.socket is not None:
-            self.socket.abort()
-
-
-def let_go(transport: asyncio.Transport) -> None:
-    """To be called for a transport that was closed, until its connection is lost: once all was handed to the socket,
-    the client's own goodbye is not waited for, which would hold the connection as long as the client likes."""
-    below = transport.get_extra_info("uvloop.sslproto")
-    if isinstance(below, Wrapped) and below.socket is not None and not transport.get_write_buffer_size():
-        below.socket.close()

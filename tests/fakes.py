@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 import socket
+import ssl as tls
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -135,13 +136,18 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 class Running:
-    """A gateway that listens on a port of its own; `records` are the access log's, `faults` what the loop was told."""
+    """A gateway that listens on a port of its own; `records` are the access log's, `log` is the operator's,
+    `faults` what the loop was told."""
 
     def __init__(self, emit: Callable[[bytes], None] | None = None) -> None:
         self.lines: list[bytes] = []
         self.faults: list[dict[str, Any]] = []
-        self.gateway = Gateway(asyncio.get_running_loop(), emit or self.lines.append, version="test")
+        self.log: list[str] = []
+        loop = asyncio.get_running_loop()
+        self.gateway = Gateway(loop, emit or self.lines.append, version="test", log=self.log.append)
         self.port = 0
+        self.path: str | None = None  # instead of the port
+        self.trust: tls.SSLContext | None = None  # of its clients, where it speaks TLS
         self._opened: list[Client] = []
 
     @property
@@ -158,7 +164,10 @@ class Running:
 
     async def connect(self, *, buffer: int | None = None) -> Client:
         """A client; `buffer` is what its kernel may hold of an answer that it does not read."""
-        client = await connect("127.0.0.1", self.port, buffer=buffer)
+        if self.path is not None:
+            client = Client(*await asyncio.open_unix_connection(self.path, limit=2**26))
+        else:
+            client = await connect("127.0.0.1", self.port, buffer=buffer, trust=self.trust)
         self._opened.append(client)
         return client
 
@@ -196,9 +205,15 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    config: dict[str, Any], *, buffer: int | None = None, emit: Callable[[bytes], None] | None = None
+    config: dict[str, Any],
+    *,
+    buffer: int | None = None,
+    emit: Callable[[bytes], None] | None = None,
+    secure: tuple[tls.SSLContext, tls.SSLContext] | None = None,
+    path: str | None = None,
 ) -> AsyncIterator[Running]:
-    """A gateway that serves `config`; it must end with no fault reported and nothing held.
+    """A gateway that serves `config`; it must end with no fault reported and nothing held. `secure` are the contexts
+    of its listener, which speaks TLS then, and of its clients. It listens on a unix socket at `path`, where given.
 
     `buffer` is what the kernel takes of an answer that the client does not read. A test that provokes faults clears
     `faults` itself.
@@ -207,13 +222,17 @@ async def running(
     run = Running(emit)
     run.apply(config)
     loop.set_exception_handler(lambda _loop, context: run.faults.append(context))
-    sock = socket.socket()
+    sock = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)  # accepted sockets inherit it
-    sock.bind(("127.0.0.1", 0))
+    sock.bind(("127.0.0.1", 0) if path is None else path)
     sock.listen(128)
-    run.port = sock.getsockname()[1]
+    run.path = path
+    run.port = sock.getsockname()[1] if path is None else 0
+    if secure is not None:
+        context, run.trust = secure
+        run.gateway.secure({"": context})
     await run.gateway.listen([sock])
     try:
         yield run
@@ -328,7 +347,8 @@ class Client:
             await self.writer.wait_closed()
 
 
-async def connect(host: str, port: int, *, buffer: int | None = None) -> Client:
+async def connect(host: str, port: int, *, buffer: int | None = None, trust: tls.SSLContext | None = None) -> Client:
+    """With TLS where there is something to `trust`."""
     sock = socket.socket()
     sock.setblocking(False)
     if buffer is not None:
@@ -338,7 +358,8 @@ async def connect(host: str, port: int, *, buffer: int | None = None) -> Client:
     except OSError:
         sock.close()
         raise
-    return Client(*await asyncio.open_connection(sock=sock, limit=2**26))
+    name = None if trust is None else host
+    return Client(*await asyncio.open_connection(sock=sock, limit=2**26, ssl=trust, server_hostname=name))
 
 
 def post(path: str, body: bytes = CHAT, *lines: bytes, host: bytes = b"gw", chunks: list[bytes] | None = None) -> bytes:

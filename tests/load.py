@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,8 +21,9 @@ class Load:
     """`failed` says what went wrong, `answered` counts what did not; `closes` are connections that were closed while
     they were idle, `announced` those whose last answer said so."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, trust: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self.trust = trust  # it speaks TLS then
         self.answered = 0
         self.announced = 0
         self.failed: list[str] = []
@@ -34,7 +36,7 @@ class Load:
         client: Client | None = None
         while self._running:
             try:
-                client = client or await connect("127.0.0.1", self.port)
+                client = client or await connect("127.0.0.1", self.port, trust=self.trust)
                 answer = await client.ask(post(PATH, self.body, *LINES))
             except (OSError, EOFError, TimeoutError) as error:
                 self.failed.append(f"client {number}: {error!r}")
@@ -60,7 +62,7 @@ class Load:
 
     async def stream(self, seconds: float) -> None:
         """One stream that takes so long, to its end."""
-        client = await connect("127.0.0.1", self.port)
+        client = await connect("127.0.0.1", self.port, trust=self.trust)
         words = b"x-mock: tokens=%d, rate=20" % (20 * seconds)
         await client.send(post(PATH, json.dumps(ASK | {"stream": True}).encode(), words))
         try:
@@ -79,9 +81,11 @@ class Load:
 
 
 @asynccontextmanager
-async def load(port: int, clients: int, streams: int = 0, seconds: float = 0.0) -> AsyncIterator[Load]:
+async def load(
+    port: int, clients: int, streams: int = 0, seconds: float = 0.0, trust: ssl.SSLContext | None = None
+) -> AsyncIterator[Load]:
     """That many clients at work, which have all been answered once; at the end all are let finish."""
-    run = Load(port)
+    run = Load(port, trust)
     tasks = [asyncio.create_task(run.ask(number)) for number in range(clients)]
     flows = [asyncio.create_task(run.stream(seconds)) for _ in range(streams)]
     try:

@@ -93,7 +93,7 @@ ONLY = {
     "pydantic": {"config.schema"},
     "pydantic_core": {"config.schema"},
     "httptools": {"wire.head", "wire.framing", "mock.server"},
-    "uvloop": {"worker", "cli", "tls"},
+    "uvloop": {"worker", "cli", "proxy.secure"},
     "prometheus_client": {"metrics"},
 }
 # Modules with these names must never be reached from a worker's start, nor (while it starts) from the supervisor's.

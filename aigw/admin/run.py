@@ -8,13 +8,25 @@ import contextlib
 import os
 import socket
 import time
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from aigw import listen
 from aigw.admin import server
 from aigw.admin.api import Api, Control, Explain, Metrics
 from aigw.admin.guard import Guard
 from aigw.admin.recent import Recent
+
+if TYPE_CHECKING:
+    import ssl
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where it is to listen, and what it is to speak there; nothing and nowhere by default."""
+
+    sockets: list[socket.socket] = field(default_factory=list)
+    context: "ssl.SSLContext | None" = None
 
 
 class Admin:
@@ -26,35 +38,49 @@ class Admin:
         self._api = Api(control, self._guard, self.recent, explain, metrics)
         self._server = server.Server(self._api)
         self._address = ""
-        self._sockets: list[socket.socket] = []
+        self._bound = Bound()
 
     @property
     def urls(self) -> list[str]:
-        """`http://host:port` or `unix:/path`."""
-        return [f"{'' if sock.family == socket.AF_UNIX else 'http://'}{listen.name(sock)}" for sock in self._sockets]
+        """`http://host:port`, `https://host:port` or `unix:/path`."""
+        scheme = "http" if self._bound.context is None else "https"
+        return [
+            listen.name(sock) if sock.family == socket.AF_UNIX else f"{scheme}://{listen.name(sock)}"
+            for sock in self._bound.sockets
+        ]
 
-    def bind(self, address: str) -> list[socket.socket]:
-        """Sockets for this address: new ones, or those that are there. Raises: listen.ListenError."""
-        if address == self._address and self._sockets:
-            return self._sockets
-        ours = [sock.getsockname()[1] for sock in self._sockets if sock.family != socket.AF_UNIX]
-        return server.bind(address, ours)
+    def bind(self, settings: dict[str, Any]) -> Bound:
+        """For these settings (`listen`, as an entry of the document's): new sockets, or those that are there.
 
-    async def keep(self, settings: dict[str, Any], sockets: list[socket.socket]) -> None:
-        """Serves on these from now on, by these settings (`listen`, `token`)."""
+        Raises: listen.ListenError.
+        """
+        address, pair = settings["listen"]["address"], settings["listen"].get("tls")
+        context = None
+        if pair is not None:
+            from aigw import tls
+
+            context = tls.server_context(**pair)
+        sockets = self._bound.sockets
+        if address == self._address and sockets:
+            return Bound(sockets, context)
+        ours = [sock.getsockname()[1] for sock in sockets if sock.family != socket.AF_UNIX]
+        return Bound(server.bind(address, ours), context)
+
+    async def keep(self, settings: dict[str, Any], bound: Bound) -> None:
+        """Serves there from now on, by these settings (`listen`, `token`)."""
         self._guard.set_token(settings["token"])
-        self._address = settings["listen"]
-        if sockets is self._sockets:
-            return
-        paths = _paths(self._sockets)
-        self._sockets = sockets
-        await self._server.listen(sockets)  # which closes those before
-        _unlink(paths)
+        self._address = settings["listen"]["address"]
+        self._server.context = bound.context
+        before, self._bound = self._bound, bound
+        if bound.sockets is not before.sockets:
+            paths = _paths(before.sockets)
+            await self._server.listen(bound.sockets)  # which closes those before
+            _unlink(paths)
 
-    def release(self, sockets: list[socket.socket]) -> None:
-        if sockets is not self._sockets:
-            _unlink(_paths(sockets))
-            for sock in sockets:
+    def release(self, bound: Bound) -> None:
+        if bound.sockets is not self._bound.sockets:
+            _unlink(_paths(bound.sockets))
+            for sock in bound.sockets:
                 sock.close()
 
     async def freeze(self) -> None:
@@ -63,8 +89,8 @@ class Admin:
 
     async def close(self) -> None:
         await self._api.close()
-        paths = _paths(self._sockets)
-        self._sockets = []
+        paths = _paths(self._bound.sockets)
+        self._bound = Bound()
         await self._server.close()
         _unlink(paths)
 

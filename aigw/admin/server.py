@@ -11,7 +11,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aigw import listen
 from aigw.admin.guard import UNIX
@@ -24,9 +24,13 @@ from aigw.wire.fields import AUTHORIZATION
 from aigw.wire.framing import LengthDecoder
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser
 
+if TYPE_CHECKING:
+    import ssl
+
 BOUNDS = HeadBounds()
 MAX_BODY = 4 << 20  # bytes: a config of 20,000 keys
 MAX_CONNECTIONS = 256  # some hundred programs may want to write at once; the config's writer does them together
+HANDSHAKE = 10.0  # seconds that one of TLS may take
 KEEPALIVE = 75.0  # seconds that an idle connection is kept ...
 HEAD = 10.0  # ... a head may take, from its first byte ...
 BODY = 30.0  # ... a body ...
@@ -48,14 +52,17 @@ class _Gone(Exception):
 
 
 class Server:
-    """`listen` may be called again, for other sockets: connections go on where they are."""
+    """`listen` may be called again, for other sockets: connections go on where they are. `context` is what the next
+    connection is to speak TLS with, None: it is none."""
 
     def __init__(self, app: App) -> None:
+        self.context: ssl.SSLContext | None = None
         self._app = app
         self._parser = RequestParser()
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._told = 0.0  # monotonic seconds: when the log was last told of a handshake that failed
 
     def __repr__(self) -> str:
         return f"<Server {len(self._servers)} sockets {len(self._connections)} connections>"
@@ -86,17 +93,35 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        context = self.context
+        is_open = context is None  # as far as the reader and the writer hear of its end
         try:
+            if context is not None:
+                if len(self._connections) > MAX_CONNECTIONS:
+                    return  # a handshake would cost more than the answer is worth
+                await writer.start_tls(context, ssl_handshake_timeout=HANDSHAKE)
+                is_open = True
             await self._serve(reader, writer)
-        except (_Gone, ConnectionError, TimeoutError, asyncio.CancelledError):
+        except OSError as error:  # it broke, or took too long
+            if not is_open:
+                self._tell(getattr(error, "reason", None))
+        except (_Gone, asyncio.CancelledError):
             pass  # cancelled by `close` alone
         except Exception as error:
             log(f"admin: unexpected: {describe_error(error)}")
         finally:
             self._connections.discard(task)
             writer.transport.abort()
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
+            if is_open:
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await writer.wait_closed()
+
+    def _tell(self, reason: str | None) -> None:
+        """Says why a handshake failed, once a second at most; None: who only leaves is not worth a line."""
+        now = time.monotonic()
+        if reason is not None and now - self._told >= 1.0:
+            self._told = now
+            log(f"admin: a TLS handshake failed: {reason.replace('_', ' ').lower()}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = writer.get_extra_info("peername")
@@ -193,12 +218,15 @@ class Server:
 
     async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until the client has the answer: who closes a socket with unread bytes takes the answer back."""
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        with contextlib.suppress(OSError):
             async with asyncio.timeout(LINGER):
                 if writer.can_write_eof():
                     writer.write_eof()
-                while await reader.read(READ_BYTES):
-                    pass
+                    while await reader.read(READ_BYTES):
+                        pass
+                else:  # TLS says that it ends, and lets go what still comes
+                    writer.close()
+                    await writer.wait_closed()
 
 
 async def _some(reader: asyncio.StreamReader) -> bytes:

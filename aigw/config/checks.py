@@ -60,10 +60,13 @@ def _addresses(document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _needless_tls(document: Mapping[str, Any]) -> Iterator[Finding]:
-    for path, tls in [*select(document, "listen.tls"), *select(document, "listen.*.tls")]:
+    for path, tls in [found for place in _LISTENERS for found in select(document, f"{place}.tls")]:
         address = mapping(value_at(document, path[:-1])).get("address")
         if isinstance(address, str) and address.startswith("unix:") and not is_null(tls):
             yield Finding(path, "means nothing on a unix socket, where nobody is in between; leave it out", at_key=True)
+
+
+_LISTENERS = ("listen", "listen.*", "admin.listen")
 
 
 def listens(document: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

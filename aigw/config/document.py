@@ -16,7 +16,7 @@ from aigw.config.problem import Finding, Path, path_text
 from aigw.config.schema import Config, Gateway, Key, Listen, ModelEntry, Rule, Target, Upstream
 from aigw.config.values import target_name
 
-__all__ = ["expand"]
+__all__ = ["expand", "listener"]
 
 URLS = {
     "openai": "https://api.openai.com/v1",
@@ -29,7 +29,7 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
     """The document (its relative paths taken from the folder `base`), and what is wrong with names of targets."""
     found: list[Finding] = []
     document = {
-        "listen": [_listen(listen, base) for listen in config.listen],
+        "listen": [listener(listen, base) for listen in config.listen],
         "workers": config.workers,
         "access_log": config.access_log
         if config.access_log in ("stdout", "off")
@@ -51,7 +51,7 @@ def _absolute(path: str, base: FilePath) -> str:
     return os.path.abspath(base / path)
 
 
-def _listen(listen: Listen, base: FilePath) -> dict[str, Any]:
+def listener(listen: Listen, base: FilePath) -> dict[str, Any]:
     """With `tls` where it is HTTPS: `cert` and `key` are paths here, and PEM text once the files were read."""
     tls = listen.tls
     if tls is None:

@@ -130,12 +130,12 @@ def _listeners(value: object) -> object:
 
 
 class Admin(Model):
-    listen: Address = key("where the admin API listens", "127.0.0.1:8080")
+    listen: Listener = key("where the admin API listens", "127.0.0.1:8080")
     token: Secret | None = absent("bearer token of the admin API; mandatory off loopback")
 
     @model_validator(mode="after")
     def _closed_to_others(self) -> "Admin":
-        if self.token is None and not net.is_local(self.listen):
+        if self.token is None and not net.is_local(self.listen.address):
             raise ValueError(
                 'a token is mandatory when the admin API listens off loopback: token: "${AIGW_ADMIN_TOKEN}"'
             )

@@ -22,7 +22,7 @@ from typing import Any
 
 from aigw import watch
 from aigw.config import checks, later, schema
-from aigw.config.document import expand
+from aigw.config.document import expand, listener
 from aigw.config.interpolate import interpolate
 from aigw.config.loader import Loader
 from aigw.config.problem import ConfigError, Finding, Path, Problem, path_text
@@ -40,8 +40,8 @@ class Loaded:
     the listeners' certificates and keys.
 
     `stated` are the paths of `gateways`, `workers` and each gateway's `auth`, where they are written out. `admin` is
-    the admin API's: `listen`, `token` (None: none), and whether `listen` is `stated`. It is no part of the document,
-    since workers have no use for it.
+    the admin API's: `listen` (as an entry of the document's `listen`), `token` (None: none), and whether `listen` is
+    `stated`. It is no part of the document, since workers have no use for it.
     """
 
     document: dict[str, Any]
@@ -98,9 +98,9 @@ def parse(
     admin: dict[str, Any] = {}
     if config is not None:
         is_stated = value_at(loader.data, ("admin", "listen")) is not None
-        admin = {"listen": config.admin.listen, "token": config.admin.token, "stated": is_stated}
+        admin = {"listen": listener(config.admin.listen, base), "token": config.admin.token, "stated": is_stated}
         document, unnamed = expand(config, base)
-        refused += [*unnamed, *files.authorities(document), *files.certificates(document, loader.data)]
+        refused += [*unnamed, *files.authorities(document), *files.certificates(document, admin, loader.data)]
     said = {known.path for known in problems}  # a reference that led nowhere is one problem, not two
     problems += (found for found in map(problem, refused) if found.path not in said)
     if problems:
@@ -221,35 +221,40 @@ class _Files:
                     found.append(Finding(("upstreams", name, "tls", "ca"), f"the file {error}"))
         return found
 
-    def certificates(self, document: dict[str, Any], raw: object) -> list[Finding]:
+    def certificates(self, document: dict[str, Any], admin: dict[str, Any], raw: object) -> list[Finding]:
         """Findings for listeners' certificates and keys that cannot be used; the document has their text then, so that
         every worker, whenever it starts, has those that were checked here."""
-        found = []
         is_list = isinstance(value_at(raw, ("listen",)), list)
-        for index, listen in enumerate(document["listen"]):
-            if "tls" not in listen:
-                continue
-            from aigw import tls  # 30 ms that only configs with TLS pay
+        listeners: list[tuple[Path, dict[str, Any]]] = [
+            (("listen", index) if is_list else ("listen",), listen) for index, listen in enumerate(document["listen"])
+        ]
+        listeners.append((("admin", "listen"), admin["listen"]))
+        pairs = [((*path, "tls"), listen["tls"]) for path, listen in listeners if "tls" in listen]
+        return [found for path, pair in pairs for found in self._pair(path, pair)]
 
-            path: Path = ("listen", index, "tls") if is_list else ("listen", "tls")
-            for which, file in listen["tls"].items():
-                try:
-                    listen["tls"][which] = self._read(file, MAX_SECRET_BYTES)
-                except ValueError as error:
-                    found.append(Finding((*path, which), f"the file {error}"))
-            if any(finding.path[:-1] == path for finding in found):
-                continue
+    def _pair(self, path: Path, pair: dict[str, str]) -> list[Finding]:
+        """Puts the files' text in place of their paths."""
+        from aigw import tls  # 30 ms that only configs with TLS pay
+
+        found = []
+        for which, file in pair.items():
             try:
-                tls.server_context(**listen["tls"])
-            except tls.TlsError as error:
-                found.append(Finding((*path, error.which), f"the file {error}"))
-            else:
-                begin, end = tls.validity(listen["tls"]["cert"])
-                if not begin <= time.time() < end:
-                    when = time.strftime("%Y-%m-%d", time.gmtime(end if time.time() >= end else begin))
-                    word = "has expired on" if time.time() >= end else "is not valid before"
-                    self.expired.append(Finding((*path, "cert"), f"the certificate {word} {when}; clients refuse it"))
-        return found
+                pair[which] = self._read(file, MAX_SECRET_BYTES)
+            except ValueError as error:
+                found.append(Finding((*path, which), f"the file {error}"))
+        if found:
+            return found
+        try:
+            tls.server_context(**pair)
+        except tls.TlsError as error:
+            return [Finding((*path, error.which), f"the file {error}")]
+        begin, end = tls.validity(pair["cert"])
+        now = time.time()
+        if not begin <= now < end:
+            when = time.strftime("%Y-%m-%d", time.gmtime(end if now >= end else begin))
+            word = "has expired on" if now >= end else "is not valid before"
+            self.expired.append(Finding((*path, "cert"), f"the certificate {word} {when}; clients refuse it"))
+        return []
 
     def _read(self, path: str, bound: int) -> str:
         full = os.path.abspath(self.base / path)

@@ -12,7 +12,6 @@ import struct
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
-from aigw import tls
 from aigw.errors import (
     BAD_REQUEST,
     DRAINING,
@@ -25,8 +24,9 @@ from aigw.errors import (
     Refused,
 )
 from aigw.proxy.admission import Memory
-from aigw.proxy.connection import Connection
+from aigw.proxy.connection import UNIX, Connection
 from aigw.proxy.exchange import Exchange
+from aigw.proxy.secure import let_go, unsent
 from aigw.proxy.states import Body, Deadline, State
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ class ClientConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        name = transport.get_extra_info("peername")
-        self.address = name[0] if isinstance(name, tuple) else "unix"
-        self.address_bytes = self.address.encode()
+        self.identify(transport)
         now = monotonic()
         gateway = self.gateway
         if not gateway.client_opened(self):
@@ -117,6 +115,12 @@ class ClientConnection(Connection):
             self.refuse(failure, now)
             return
         self.run(Deadline.KEEPALIVE, now + gateway.snapshot.timeouts.keepalive)
+
+    def identify(self, transport: asyncio.BaseTransport) -> None:
+        """Learn who is at the other end of it."""
+        name = transport.get_extra_info("peername")
+        self.address = name[0] if isinstance(name, tuple) else UNIX
+        self.address_bytes = self.address.encode()
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -169,7 +173,7 @@ class ClientConnection(Connection):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._buffer_size = self.transport.get_write_buffer_size()
+        self._buffer_size = unsent(self.transport)
         self.gateway.slow.add(self)
         exchange = self.exchange
         if exchange is None or self.state is RELAYING:
@@ -336,11 +340,11 @@ class ClientConnection(Connection):
         self.total = FOREVER
         self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
         self.flush()
-        self._buffer_size = self.transport.get_write_buffer_size()
+        self._buffer_size = unsent(self.transport)
         if self._buffer_size:
             self.gateway.slow.add(self)
         self.transport.close()
-        tls.let_go(self.transport)
+        let_go(self.transport)
 
     def cut(self) -> None:
         """End a response that cannot be completed, so that it looks like it: what is framed lacks its end, and what
@@ -381,12 +385,12 @@ class ClientConnection(Connection):
 
     def look(self, now: float) -> None:
         """A client that takes bytes, however slowly, makes progress. Called by the sweep while writing is paused."""
-        size = self.transport.get_write_buffer_size()
+        size = unsent(self.transport)
         if size < self._buffer_size and self.runs is Deadline.CLIENT_WRITE:
             self.deadline = now + self.gateway.snapshot.timeouts.client_write
         self._buffer_size = size
         if self.state is CLOSED:
-            tls.let_go(self.transport)
+            let_go(self.transport)
 
     def expired(self, now: float) -> None:
         """The deadline that runs has passed."""

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
+UNIX: Final = "unix"  # the address of a client that comes over a unix socket
 # Seconds since the last write, from which on a write is no longer right behind it: each takes some 10 us.
 APART: Final = 25e-6
 # Writes that wait together; the first of them waits for the others.

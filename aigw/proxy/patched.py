@@ -1,4 +1,6 @@
-"""The way back of a stream that reports a usage its client did not ask for (`usage: inject`).
+"""The ways back of answers that do not pass as they came.
+
+One is for a stream that reports a usage its client did not ask for (`usage: inject`).
 
 The request went out with `stream_options.include_usage`. What that option alone brought into the answer is taken out
 again here, event by event: the extra event with the usage and no choices, and the `"usage": null` in each of the
@@ -28,6 +30,8 @@ class PatchedStream:
 
     __slots__ = ("_chunked", "_ends_in_cr", "_splitter")
 
+    is_between_events = True  # what left it are whole ones
+
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
         self._splitter = Splitter()
@@ -54,6 +58,19 @@ class PatchedStream:
             self._ends_in_cr = raw.endswith(b"\r")
             return _not_of_it(raw)
         return patched
+
+
+class Chunks:
+    """Payload in, chunks out: for an answer that ends with its connection, where a break of that could not be told from
+    an end."""
+
+    __slots__ = ()
+
+    is_between_events = False  # it looks at none
+
+    def feed(self, payload: bytes, *, ended: bool) -> bytes:
+        framed = b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+        return framed + b"0\r\n\r\n" if ended else framed
 
 
 def _patched(raw: bytes, data: bytes | None) -> bytes | None:

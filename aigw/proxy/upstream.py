@@ -25,8 +25,8 @@ from aigw.providers import refuses_credential
 from aigw.providers.tap import BODY, META, USAGE
 from aigw.proxy import taps
 from aigw.proxy.bulk import SmallReads
-from aigw.proxy.connection import Connection
-from aigw.proxy.patched import PatchedStream
+from aigw.proxy.connection import UNIX, Connection
+from aigw.proxy.patched import Chunks, PatchedStream
 from aigw.proxy.states import Body
 from aigw.wire.chunked import ChunkDecoder
 from aigw.wire.framing import (
@@ -114,7 +114,7 @@ class UpstreamConnection(Connection):
         self._chunks: ChunkObserver | None = None  # of the two observers, the one that follows this body
         self._follower: PayloadObserver | None = None  # the same, where its payload is looked at
         self._spliced: ChunkObserver | None = None  # the same, while the body goes on as it comes
-        self._patch: PatchedStream | None = None
+        self._patch: PatchedStream | Chunks | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.target!r} served {self.served} {'busy' if self.exchange else 'idle'}>"
@@ -273,11 +273,16 @@ class UpstreamConnection(Connection):
                 body = payload
         else:
             done = False
+            if knows_chunks and exchange.client.address == UNIX and not self._must_look(status):
+                # a unix socket knows no RST: its break is told from its end by the last chunk alone
+                self._patch = Chunks()
+                framing = CHUNKED_BODY
+                body = self._patch.feed(body, ended=False)
         if tapped and exchange.patched and taps.is_stream(response):
             self._patch = PatchedStream(chunked=knows_chunks)
             framing = CHUNKED_BODY if knows_chunks else CLOSE_BODY
             body = self._patch.feed(payload, ended=done)
-        if status == 403 and self.target.has_credential:
+        if self._must_look(status):
             self._hold(exchange, body, done)
             return
         exchange.respond(response, body, framing, now)
@@ -293,6 +298,10 @@ class UpstreamConnection(Connection):
         """The answer may quote the credential, which is ours and not the client's business."""
         message = "the upstream refused the gateway's own credential; the operator has to check its api_key"
         self._broken(exchange, Failure(UPSTREAM_CREDENTIAL_REFUSED, message))
+
+    def _must_look(self, status: int) -> bool:
+        """Whether the body says whose fault it is."""
+        return status == 403 and self.target.has_credential
 
     def _hold(self, exchange: Exchange, data: bytes, done: bool) -> None:
         """A 403 may refuse the client's request or our credential: its body says which, so it is read before it is
@@ -431,7 +440,7 @@ class UpstreamConnection(Connection):
     def between_events(self) -> bool:
         """Whether what the client has of a stream ends with an event, and, in chunks, with one of those."""
         if self._patch is not None:
-            return True
+            return self._patch.is_between_events
         return self._spliced is not None and self._spliced.between_events()
 
     def _loss(self) -> Failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,9 @@ class Answer:
 class Caller:
     """Calls of one admin API. `body` is JSON-able, or text or bytes as they are; then `kind` is their type."""
 
-    def __init__(self, port: int, token: str | None = None) -> None:
+    def __init__(self, port: int, token: str | None = None, trust: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self.trust = trust  # it speaks TLS then
         self.token = token
         self.seen = b""  # all that was ever answered
 
@@ -55,7 +57,7 @@ class Caller:
             sent["content-type"] = kind
         if self.token is not None:
             sent.setdefault("authorization", f"Bearer {self.token}")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = self._connection()
         try:
             target = path[1:] if path.startswith("//") else f"/api/v1{path}"
             connection.request(method, target, data.encode() if isinstance(data, str) else data, sent)
@@ -65,6 +67,11 @@ class Caller:
             connection.close()
         self.seen += b"\n".join([*(f"{k}: {v}".encode() for k, v in answer.headers.items()), answer.body])
         return answer
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.trust is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=self.trust)
 
     def raw(self, data: bytes) -> bytes:
         """What comes for these bytes, until the admin API closes the connection."""
@@ -86,11 +93,12 @@ class AdminServe(Serve):
         *,
         token: str | None = None,
         environ: dict[str, str] | None = None,
+        trust: ssl.SSLContext | None = None,
         arguments: Sequence[str] = ("--listen", "127.0.0.1:0"),
     ) -> None:
         super().__init__(folder, config, environ, arguments)
         try:
-            self.call = Caller(int(self.err.find(r"admin API +http://127\.0\.0\.1:(\d+)/api/v1")[1]), token)
+            self.call = Caller(int(self.err.find(r"admin API +https?://127\.0\.0\.1:(\d+)/api/v1")[1]), token, trust)
         except BaseException:
             self.__exit__()
             raise

@@ -111,7 +111,9 @@ def test_every_key_is_documented() -> None:
 
 
 def in_a_shared_model(key: str, stated: set[str]) -> bool:
-    """Limits and retry are explained once: one place that states the key is enough."""
+    """Limits, retry and listeners are explained once: one place that states the key is enough."""
+    if key.startswith("admin.listen."):
+        return key.replace("admin.listen.", "listen.*.") in stated
     for shared in ("limits", "retry"):
         _, found, rest = key.partition(f".{shared}.")
         if found:

@@ -693,7 +693,7 @@ def test_child_with_a_good_file(tmp_path: Path) -> None:
             f"{path}:3:1 gateways: there is no gateway, so every request is answered 404",
         ],
         "stated": [["gateways"]],
-        "admin": {"listen": "127.0.0.1:8080", "token": None, "stated": False},
+        "admin": {"listen": {"address": "127.0.0.1:8080"}, "token": None, "stated": False},
         "files": {str(path): digest_of(str(path))},
     }
 
