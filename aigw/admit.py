@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from aigw.config.limits import ONE, of_all
 from aigw.errors import BAD_REQUEST, BODY_TOO_LARGE, INVALID_JSON, MODEL_NOT_FOUND, UNSUPPORTED_ENCODING, Failure
 from aigw.policies import keys
 from aigw.providers import dialect_of
@@ -28,7 +29,9 @@ from aigw.wire.jsonspan import (
 from aigw.wire.multipart import BadForm, ModelPart
 
 if TYPE_CHECKING:
+    from aigw.config.limits import Limit
     from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
+    from aigw.policies.allowance import Allowance
     from aigw.wire.head import RequestHead
 
 # Answered by the gateway before any rule.
@@ -46,11 +49,14 @@ class Admission:
     """What the head decided. `failure` stands where it may not proceed; `match` and `key` as far as they were found.
 
     `source` is where the request names its model: "body", "form", "path", or "none" where it is routed without one.
+    "read" is a path, of a request whose body is to be read all the same: a limit asks how long the answer may be.
     `candidate`, `prefix` and `described` remember what was written to target and log for the candidate used
     last (see `Exchange.connected`).
     """
 
     __slots__ = (
+        "allowances",
+        "bodies",
         "candidate",
         "described",
         "dialect",
@@ -63,7 +69,10 @@ class Admission:
         "is_special",
         "keeps_state",
         "key",
+        "later",
+        "limits",
         "match",
+        "opens",
         "prefix",
         "resolved",
         "source",
@@ -83,9 +92,15 @@ class Admission:
         self.is_listing = False  # GET /v1/models and the like
         self.is_special = True  # whether it may be answered without an upstream
         self.keeps_state = False  # whether the body may ask the provider to keep state
+        self.limits: tuple[Limit, ...] = ()  # that the head is measured by
+        self.opens: tuple[Limit, ...] = ()  # of them, those of whose meters clients make many
+        self.later: tuple[Limit, ...] = ()  # that wait for the body
         self.total: float | None = None  # seconds an exchange may take, where the model does not say
         # remembered on the way
         self.resolved: dict[str | None, Resolved] = {}  # by the model asked for
+        self.allowances: tuple[Allowance, ...] | None = None  # of `limits`, but for those of `opens`
+        # the same of `later`, with the limits of which clients make many, by the entry of the model
+        self.bodies: dict[str | None, tuple[tuple[Allowance, ...], tuple[Limit, ...]]] = {}
         self.candidate: Candidate | None = None
         self.prefix = b""
         self.described = b""
@@ -132,7 +147,20 @@ def admit(snapshot: Snapshot, head: RequestHead, wall: float) -> Admission:
     elif admission.source == "body" and not _is_like_ascii(head.content_type):
         admission.is_special = True
         admission.failure = Failure(UNSUPPORTED_ENCODING, "JSON is UTF-8 (RFC 8259 section 8.1); send no other charset")
+    if found.gateway.is_limited and admission.failure is None:
+        _limit(admission, found)
     return admission
+
+
+def _limit(admission: Admission, found: Match) -> None:
+    """Which limits apply, as far as the head tells."""
+    limits = of_all(found.gateway, found.rule, admission.key)
+    admission.limits = tuple(limit for limit in limits if limit.of_head)
+    admission.opens = tuple(limit for limit in admission.limits if limit.is_open)
+    admission.later = tuple(limit for limit in limits if not limit.of_head)
+    admission.is_special |= bool(admission.limits)
+    if admission.source == "path" and any(limit.unit not in ONE for limit in admission.later):
+        admission.source = "read"
 
 
 def _is_like_ascii(content_type: bytes) -> bool:
@@ -200,6 +228,15 @@ def _model_of_any(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
     if model is not None and (type(model) is not str or not model):
         return Failure(BAD_REQUEST, "`model` must be a text that is not empty", "model")
     return model, members
+
+
+def members_of(whole: bytes) -> dict[str, Any] | None:
+    """A body whose path has named the model already; None where it is no JSON object, as the upstream will say."""
+    try:
+        members = orjson.loads(whole)
+    except orjson.JSONDecodeError:
+        return None
+    return members if type(members) is dict else None
 
 
 def with_model(whole: bytes, members: dict[str, Any], model: str) -> bytes:

@@ -5,6 +5,7 @@ Families of the row's series (`shared.py`), each entry a run of slots that begin
     EXCHANGES   one entry for each label set: how many exchanges took how long, the sum of it, tokens and cost
     OVERHEAD    one entry: the same of the gateway's own time
     REFUSED     one entry for each upstream: how often it refused the gateway's own credential
+    LIMITED     one entry for each limit of a gateway: how often it refused a request, or would have (shadow)
     TARGETS     one entry for each target: connections idle and busy, exchanges that wait for one; states, not counts
 
 Labels are names of the config, never a client's text, so there are not many; where there is no room for another set it
@@ -48,6 +49,7 @@ OVERHEAD: Final = b"aigw_overhead"
 OVERHEAD_SUM: Final = len(OVERHEADS) + 1
 
 REFUSED: Final = b"aigw_credential_refused"
+LIMITED: Final = b"aigw_limited"
 TARGETS: Final = b"aigw_targets"
 IDLE: Final = 0
 BUSY: Final = 1
@@ -113,6 +115,7 @@ class Counters:
         series.declare(EXCHANGES, WIDTH)
         series.declare(OVERHEAD, OVERHEAD_SUM + 1)
         series.declare(REFUSED, 1)
+        series.declare(LIMITED, 1)
         overhead = series.at(OVERHEAD, b"")
         self._overhead = row[overhead : overhead + OVERHEAD_SUM + 1]
         self._entries: dict[tuple[Rule, Candidate | None, int, str], memoryview] = {}
@@ -167,6 +170,10 @@ class Counters:
         """What was no request: it is known of it how it was answered, and nothing else."""
         labels = Labels(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, str(kind.status), "refused", kind.fault)
         self._entry(labels)[0] += 1
+
+    def limited(self, gateway: str, label: str, shadow: bool) -> None:
+        """A limit refused a request, or would have."""
+        self._row[self._series.at(LIMITED, orjson.dumps([gateway, label, str(shadow).lower()]))] += 1
 
     def _entry(self, labels: Labels) -> memoryview:
         at = self._series.at(EXCHANGES, orjson.dumps(list(labels)))

@@ -49,6 +49,8 @@ BODY_TOO_LARGE: Final = Kind("body_too_large", 413, "client")
 URI_TOO_LONG: Final = Kind("uri_too_long", 414, "client")
 UNSUPPORTED_ENCODING: Final = Kind("unsupported_encoding", 415, "client")
 EXPECTATION_FAILED: Final = Kind("expectation_failed", 417, "client")
+RATE_LIMIT_EXCEEDED: Final = Kind("rate_limit_exceeded", 429, "client", retry=True)
+INSUFFICIENT_QUOTA: Final = Kind("insufficient_quota", 429, "client")
 HEAD_TOO_LARGE: Final = Kind("head_too_large", 431, "client")
 BAD_VERSION: Final = Kind("bad_version", 505, "client")
 
@@ -78,13 +80,16 @@ class Failure:
     """One error of one exchange. `message` says what was wrong and what would be right; it never holds a secret.
 
     `param` names the request's member at fault, where there is one. `allow` is the value of the `allow` header that
-    a 405 must carry (RFC 9110 section 15.5.6).
+    a 405 must carry (RFC 9110 section 15.5.6). `limit` is the label of the limit that stood in the way, `lines` are
+    header lines that say how much of it there is and when.
     """
 
     kind: Kind
     message: str
     param: str | None = None
     allow: str | None = None
+    limit: str = ""
+    lines: tuple[bytes, ...] = ()
 
 
 class Refused(Exception):

@@ -7,13 +7,14 @@ where there is one; without it the answer says what share each of them has. No c
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aigw.admit import (
     Admission,
     admit,
     is_probe,
     listed,
+    members_of,
     model_of_form,
     model_of_json,
     too_large,
@@ -23,9 +24,14 @@ from aigw.admit import (
 from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Resolved, Snapshot, Target, Upstream
 from aigw.errors import Failure, Refused
 from aigw.forward import request_message, request_prefix
+from aigw.meters import Meters
+from aigw.policies.allowance import whose
+from aigw.policies.estimate import Estimate, estimate
+from aigw.policies.limits import Limits
 from aigw.providers import CREDENTIAL_HEADERS
 from aigw.route import View, choose, find
 from aigw.sample import Sample, add_key, message
+from aigw.shared import Cells
 from aigw.wire.fields import line_name
 from aigw.wire.head import RequestHead, RequestParser, key_of
 from aigw.wire.jsonspan import include_usage
@@ -47,6 +53,7 @@ class Explained:
         "candidate",
         "failure",
         "head",
+        "members",
         "model",
         "patches",
         "request",
@@ -63,6 +70,7 @@ class Explained:
         self.failure: Failure | None = None
         self.answer = ""
         self.head = b""
+        self.members: dict[str, Any] | None = None  # of the body, where it was read
         self.patches: list[str] = []
 
 
@@ -76,12 +84,32 @@ class _Unknown:
         return 0
 
 
-def explain(snapshot: Snapshot, sample: Sample, wall: float, view: View | None = None) -> dict[str, Any]:
+class Moment(NamedTuple):
+    """What is used of limits, and when that is: monotonic seconds."""
+
+    limits: Limits
+    now: float
+
+
+def explain(
+    snapshot: Snapshot, sample: Sample, wall: float, view: View | None = None, moment: Moment | None = None
+) -> dict[str, Any]:
     """The plan as plain data for JSON. `wall` is epoch seconds, for keys that expire; `view` a worker's, if known.
+    Without a `moment` it is not said what is left of limits, and none refuses.
 
     Raises: SampleError.
     """
-    return _Words(snapshot, sample, decide(snapshot, sample, wall, view or _Unknown()), view).plan()
+    done = decide(snapshot, sample, wall, view or _Unknown())
+    return _Words(snapshot, sample, done, view, moment).plan()
+
+
+class _Asking:
+    """A sample as limits see an exchange; where it came from is not known."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.more = b""
+        self.address = ""
 
 
 def decide(snapshot: Snapshot, sample: Sample, wall: float, view: View) -> Explained:
@@ -124,6 +152,9 @@ def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View
             done.failure = read
             return
         done.model, members = read
+        done.members = members
+    elif admission.source == "read":
+        done.members = members_of(done.body)
     elif admission.source == "form":
         form = model_of_form(admission, done.body)
         if isinstance(form, Failure):
@@ -171,13 +202,39 @@ def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View
 class _Words:
     """The decision as plain data, each part with its reason."""
 
-    __slots__ = ("_done", "_sample", "_snapshot", "_view")
+    __slots__ = ("_done", "_limits", "_moment", "_sample", "_snapshot", "_view")
 
-    def __init__(self, snapshot: Snapshot, sample: Sample, done: Explained, view: View | None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, sample: Sample, done: Explained, view: View | None, moment: Moment | None
+    ) -> None:
         self._snapshot = snapshot
         self._sample = sample
         self._done = done
         self._view = view
+        self._moment = moment
+        self._limits = self._look() if done.resolved is not None else []
+
+    def _look(self) -> list[dict[str, Any]]:
+        """What each limit says that applies; the first one that leaves no room becomes the refusal."""
+        done, moment = self._done, self._moment
+        assert done.admission is not None
+        assert done.resolved is not None
+        admission, resolved = done.admission, done.resolved
+        limits, now = moment or (Limits(Meters(Cells.private(), 0), lambda *_: None), 0.0)
+        guess = estimate(len(done.body), done.members, is_form=admission.source == "form")
+        if not admission.is_counted or not resolved.upstream.dialects:
+            guess = Estimate(0, 0)
+        said = []
+        for allowance, need, left in limits.applying(_Asking(admission), resolved, guess, now):
+            limit = allowance.limit
+            entry: dict[str, Any] = {"limit": limit.label, "whose": whose(limit, admission, resolved.entry)}
+            entry |= {"amount": limit.amount, "takes": need, "shadow": limit.shadow}
+            if moment is not None and limit.per != "ip":  # whose address is not known
+                entry["left"] = left + need
+                if left < 0 and not limit.shadow and done.failure is None:
+                    done.failure = allowance.refusal(need, admission, resolved.entry, now, now)
+            said.append(entry)
+        return said
 
     def plan(self) -> dict[str, Any]:
         done, sample = self._done, self._sample
@@ -192,12 +249,13 @@ class _Words:
             plan["gateway"] = {"name": found.gateway.name, "why": self._why_gateway(found.gateway)}
             plan["rule"] = {"name": found.rule.name, "why": _why_rule(found)}
             endpoint = found.endpoint
-            plan["endpoint"] = {"kind": endpoint.kind, "dialect": admission.dialect, "model_in": admission.source}
+            source = "path" if admission.source == "read" else admission.source
+            plan["endpoint"] = {"kind": endpoint.kind, "dialect": admission.dialect, "model_in": source}
             plan["key"] = _key(found, admission.key)
         if done.resolved is not None:
             plan["model"] = _model(done.resolved, done.model, admission.found if admission else None)
             plan["candidates"] = self._candidates(done.resolved)
-            plan["limits"] = []  # none of the config's keys makes one yet
+            plan["limits"] = self._limits
         elif done.model is not None:
             plan["model"] = {"asked": done.model}
         if done.failure is not None:

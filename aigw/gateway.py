@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
-from aigw import shared
 from aigw.accept import Acceptor
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
 from aigw.counters import Counters, TargetStates
 from aigw.errors import BAD_REQUEST, Failure
 from aigw.ledger import refusal
+from aigw.meters import Meters
+from aigw.policies.clients import Proxies
+from aigw.policies.limits import Limits
 from aigw.proxy import answers
 from aigw.proxy.admission import Admissions
 from aigw.proxy.client import ClientConnection
@@ -31,7 +33,7 @@ from aigw.proxy.secure import HTTP_REQUEST, WRITE_LIMIT, Wrapped
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
 from aigw.proxy.upstream import UpstreamConnection
-from aigw.shared import CONNECTIONS, GENERATION
+from aigw.shared import CONNECTIONS, GENERATION, Cells
 from aigw.wire.head import RequestParser, ResponseParser
 from aigw.wire.reply import answer
 
@@ -54,8 +56,8 @@ Server = asyncio.AbstractServer | Acceptor
 
 
 class Gateway:
-    """`emit` takes one record line. `row` and its `series` are the worker's shared cells (default: some that
-    nobody else sees).
+    """`emit` takes one record line. Of the shared `cells` (default: some that nobody else sees) it writes the row
+    `number`.
     `descriptors` is how many files the process may open; an exchange needs two. `log` takes a line for the operator.
     """
 
@@ -67,8 +69,8 @@ class Gateway:
         version: str,
         mock_socket: str | None = None,
         descriptors: int | None = None,
-        row: memoryview | None = None,
-        series: shared.Series | None = None,
+        cells: Cells | None = None,
+        number: int = 0,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
         # wiring
@@ -76,10 +78,13 @@ class Gateway:
         self.version = version
         self.emit = emit
         self._log = log
-        self.row = shared.private_row() if row is None else row
-        series = shared.Series(self.row, 0) if series is None else series
+        self.cells = cells = Cells.private() if cells is None else cells
+        self.row = cells.row(number)
+        series = cells.series(number)
         self.counters = Counters(self.row, series)
         self._targets = TargetStates(self.row, series)
+        self._meters = Meters(cells, number)
+        self.limits = Limits(self._meters, self.counters.limited)
         self._dialler = Dialler(loop, mock_socket)
         self._descriptors = descriptors
         # the config
@@ -87,6 +92,7 @@ class Gateway:
         self.admissions: Admissions  # likewise
         self._contexts: dict[str, ssl.SSLContext] = {}  # of listeners with TLS, by `listen.Listening.key`
         self._most_clients = 0
+        self.proxies = Proxies(())  # those that are trusted
         self._authorities: set[tuple[str | None, str | None]] = set()
         # what all exchanges share
         self.outbox = Outbox(loop, self.report)
@@ -111,7 +117,7 @@ class Gateway:
         self._servers: list[Server] = []
         self._acceptors: set[Acceptor] = set()  # of the servers, those that wait for room
         self._sweep = Sweep(self)
-        self.wall_offset = time.time() - monotonic()
+        self.wall_offset = self._meters.wall_offset = time.time() - monotonic()
 
     def __repr__(self) -> str:
         return f"<Gateway {len(self.clients)} clients {len(self.pools)} pools{' draining' if self.draining else ''}>"
@@ -152,8 +158,10 @@ class Gateway:
         self._most_clients = most
         self.admissions = Admissions(snapshot, self.requests)
         self.responses = ResponseParser()  # what it remembers was checked against the bounds of its snapshot
+        self.limits.forget()
         self.snapshot = snapshot
         self.row[GENERATION] = snapshot.generation
+        self.proxies = Proxies(snapshot.trusted_proxies)
         for client in self.clients:
             client.forget()
 
@@ -316,7 +324,7 @@ class Gateway:
 
     def tick(self) -> None:
         """Called by the sweep about once a second: the wall clock may have been set."""
-        self.wall_offset = time.time() - monotonic()
+        self.wall_offset = self._meters.wall_offset = time.time() - monotonic()
         self._retired = [pool for pool in self._retired if pool.in_flight]
         self._targets.stamp([*self.pools.values(), *self._retired])
 

@@ -106,11 +106,12 @@ def refusal(request_id: bytes, client: bytes, failure: Failure, size: int, gener
 
 
 def _ended(end: str, failure: Failure | None) -> bytes:
-    """How it ended, whose fault that was, and the error, if one was answered."""
+    """How it ended, whose fault that was, and the error, if one was answered, with the limit that it is about."""
     if failure is None:
         return b'"end":"%b","fault":"%b"' % (end.encode(), b"client" if end in _CLIENT_ENDS else b"none")
     kind = failure.kind
-    return b'"end":"%b","fault":"%b","error":"%b"' % (end.encode(), kind.fault.encode(), kind.code.encode())
+    limit = b',"limit":' + _json(failure.limit) if failure.limit else b""
+    return b'"end":"%b","fault":"%b","error":"%b"%b' % (end.encode(), kind.fault.encode(), kind.code.encode(), limit)
 
 
 def describe(admission: Admission, candidate: Candidate | None, model: str | None) -> bytes:

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import orjson
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
@@ -19,6 +20,7 @@ from aigw import shared
 from aigw.counters import (
     DURATIONS,
     EXCHANGES,
+    LIMITED,
     OVERHEAD,
     OVERHEADS,
     REFUSED,
@@ -105,6 +107,17 @@ class _Collector:
             if count or text != shared.OTHER:
                 refused.add_metric((text.decode(),), count)
         yield refused
+        limited = CounterMetricFamily(
+            "aigw_limit_rejections",
+            "Requests that a limit refused, or would have refused (shadow).",
+            labels=("gateway", "limit", "shadow"),
+        )
+        for text, (count,) in sorted(self._cells.totals(LIMITED).items()):
+            if text != shared.OTHER:
+                limited.add_metric(orjson.loads(text), count)
+            elif count:
+                limited.add_metric((shared.OTHER.decode(),) * 3, count)
+        yield limited
         facts = self._facts
         restarts = CounterMetricFamily("aigw_worker_restarts", "Workers that were started in place of one that died.")
         restarts.add_metric((), facts.restarts)

@@ -1,6 +1,6 @@
 """Cells: numbers that the processes of one gateway share, in memory that outlives each of them.
 
-    header | row 0 | row 1 | ...          a row:  fixed slots | index | values | texts
+    header | supervisor's row | row 0 | row 1 | ...       a row:  fixed slots | index | values | texts | meters
 
 One memfd, passed to workers by descriptor, sized once; a page costs nothing until it is touched. Everything is an
 aligned 64-bit integer. **A row has one writer, and everybody reads all rows**, so there is no lock, and nothing that a
@@ -11,6 +11,8 @@ The fixed slots are for what every worker has once (`HEARTBEAT`, `IN_FLIGHT`, ..
 label set stands in the row's *series*: an open-addressed index, keyed by a seeded 64-bit hash of the text, so that
 another process finds an entry without knowing where its writer put it and a client cannot choose texts that collide.
 What is to be counted for a text that finds no room is counted under `OTHER`.
+
+The *meters*, of which there may be one for each address that ever asked, are the business of `meters.py`.
 
 Counting is plain Python on a memoryview: `row[slot] += 1`, ten bytecodes, 0.055 us.
 """
@@ -35,12 +37,15 @@ LOG_DROPPED: Final = 5  # records of the access log that were lost on their way 
 _ENTRIES: Final = 6  # used of the index ...
 _VALUES: Final = 7  # ... of the values ...
 _TEXTS: Final = 8  # ... and of the texts (bytes)
+METERS_ADDED: Final = 9  # and the two behind it: how often a meter was added, by area (`meters.py`)
 
 ROWS: Final = 1024  # as many as `workers` may be
+SUPERVISOR: Final = -1  # the number of the row that the supervisor writes; no part of sums
 FIXED: Final = 64
 CAPACITY: Final = 4096  # entries of the index, a power of two; a quarter stays free, so that searches end soon
 VALUES: Final = 64 * 1024  # slots
 TEXTS: Final = 256 * 1024  # bytes
+METERS: Final = 2_654_208  # slots: 32,768 entries of 15, as many of 6, and 131,072 of 15
 
 # An entry of the index. The hash is written last: an entry that has one is whole.
 _HASH: Final = 0
@@ -52,7 +57,8 @@ _ENTRY: Final = 4
 _INDEX_AT: Final = FIXED
 _VALUES_AT: Final = _INDEX_AT + CAPACITY * _ENTRY
 _TEXTS_AT: Final = _VALUES_AT + VALUES
-ROW_SLOTS: Final = _TEXTS_AT + TEXTS // 8
+METERS_AT: Final = _TEXTS_AT + TEXTS // 8
+ROW_SLOTS: Final = METERS_AT + METERS
 
 # The header, written by the process that made the cells.
 _SEED: Final = 0
@@ -60,31 +66,40 @@ _ROWS_USED: Final = 1
 _HEADER: Final = 512  # slots: a page, so that rows begin at pages
 
 OTHER: Final = b"other"
+_NO_DESCRIPTOR: Final = -1
 
 
 class Cells:
     """All rows. Made once by the supervisor; a worker maps what it inherited.
 
     `Cells()` makes new ones, `Cells(descriptor)` maps those of another process; the descriptor stays the caller's.
+    `Cells.private()` are one row that nobody else sees.
     """
 
     __slots__ = ("_header", "_map", "_owned", "_slots", "descriptor")
 
     def __init__(self, descriptor: int | None = None, *, rows: int = ROWS) -> None:
         self._owned = descriptor is None
-        self.descriptor = _new_memory((_HEADER + rows * ROW_SLOTS) * 8) if descriptor is None else descriptor
-        self._map = mmap.mmap(self.descriptor, 0)
+        size = (_HEADER + (1 + rows) * ROW_SLOTS) * 8
+        self.descriptor = _new_memory(size) if descriptor is None else descriptor
+        self._map = mmap.mmap(self.descriptor, 0 if self.descriptor >= 0 else size)
         self._slots = memoryview(self._map).cast("q")
         self._header = self._slots[:_HEADER]
         if self._owned:
             self._header[_SEED] = int.from_bytes(os.urandom(8), "little", signed=True)
 
+    @classmethod
+    def private(cls) -> Cells:
+        cells = cls(_NO_DESCRIPTOR, rows=1)
+        cells.use(0)
+        return cells
+
     def __repr__(self) -> str:
         return f"<Cells {self.rows_used} rows>"
 
     def row(self, number: int) -> memoryview:
-        """A row's slots, for its one writer: `row[slot] += 1`. Numbers begin at 0."""
-        start = _HEADER + number * ROW_SLOTS
+        """A row's slots, for its one writer: `row[slot] += 1`. Numbers begin at 0, or are `SUPERVISOR`."""
+        start = _HEADER + (1 + number) * ROW_SLOTS
         return self._slots[start : start + ROW_SLOTS]
 
     def use(self, number: int) -> memoryview:
@@ -96,6 +111,16 @@ class Cells:
     def rows_used(self) -> int:
         """Rows that were ever given to a writer. Others are not read: that alone would cost their pages."""
         return self._header[_ROWS_USED]
+
+    @property
+    def usage(self) -> memoryview:
+        """One slot that holds `rows_used`, for who asks often."""
+        return self._header[_ROWS_USED : _ROWS_USED + 1]
+
+    @property
+    def seed(self) -> int:
+        """A secret of these cells, so that a client cannot choose what falls together in them."""
+        return self._header[_SEED]
 
     def total(self, slot: int) -> int:
         """The sum of a fixed slot over all rows."""
@@ -147,7 +172,7 @@ class Series:
 
     def __init__(self, row: memoryview, seed: int) -> None:
         self._row = row
-        self._texts = row[_TEXTS_AT:].cast("B")
+        self._texts = row[_TEXTS_AT:METERS_AT].cast("B")
         self._seed = seed.to_bytes(8, "little", signed=True)
         # the writer's memory: what was found once, with its family's name before it
         self._known: dict[bytes, int] = {}
@@ -243,11 +268,6 @@ class Series:
 
 def _key(family: bytes, text: bytes) -> bytes:
     return family + b"\0" + text
-
-
-def private_row() -> memoryview:
-    """A row that nobody else sees."""
-    return memoryview(bytearray(ROW_SLOTS * 8)).cast("q")
 
 
 def _new_memory(size: int) -> int:

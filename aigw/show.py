@@ -33,7 +33,7 @@ def plan(found: Mapping[str, Any]) -> str:
         rows.append(("model", model["asked"]))
     if "candidates" in found:
         rows += _labelled("targets", _candidates(found["candidates"]))
-        rows.append(("limits", ", ".join(map(str, found["limits"])) or "none"))
+        rows += _labelled("limits", [_limit(limit) for limit in found["limits"]] or ["none"])
     rows += _outcome(found)
     return _lines(rows)
 
@@ -46,6 +46,12 @@ def _key(key: Mapping[str, Any] | None) -> list[Row]:
     group = "" if key["group"] is None else f" of {key['group']}"
     models = ", ".join(key["models"][:MOST]) + (", ..." if len(key["models"]) > MOST else "")
     return [("key", f"{key['name']}{group}, may use {'any model' if key['models'] == ['*'] else models or 'no model'}")]
+
+
+def _limit(limit: Mapping[str, Any]) -> str:
+    left = f", {limit['left']} left" if "left" in limit else ""
+    shadow = "; counted only" if limit["shadow"] else ""
+    return f"{limit['limit']}: {limit['whose']}, {limit['amount']}{left}, takes {limit['takes']}{shadow}"
 
 
 def _candidates(candidates: list[Mapping[str, Any]]) -> list[str]:

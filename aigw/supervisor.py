@@ -29,9 +29,10 @@ from aigw.admin.changes import changes
 from aigw.admin.run import Admin, Bound
 from aigw.channel import encode
 from aigw.config import lines
+from aigw.meters import Meters
 from aigw.process import Faults, WorkerProcess, log, notify, say, start_config
 from aigw.records import Writer
-from aigw.shared import Cells
+from aigw.shared import SUPERVISOR, Cells
 from aigw.source import Options, Reading
 from aigw.watch import INTERVAL, Watch, digest_of
 from aigw.workers import Version, Workers
@@ -69,6 +70,7 @@ class Supervisor:
         self._config = config  # the child that reads the config now, or did last
         self._first = worker
         self._cells = cells
+        self._meters: Meters | None = None  # made when first asked about
         self._workers = Workers(loop, cells)
         self._workers.adopt(worker)
         # what outlives a worker
@@ -355,12 +357,18 @@ class Supervisor:
     def explain(self, sample: dict[str, Any], record: dict[str, Any] | None) -> dict[str, Any]:
         """What would be done with a request; `record` is of an exchange that it shall be like. Raises: SampleError."""
         from aigw.config import snapshot
-        from aigw.explain import explain
+        from aigw.explain import Moment, explain
+        from aigw.policies.limits import Limits
         from aigw.sample import sample_of
 
         if self._snapshot is None or self._snapshot.generation != self.generation:
             self._snapshot = snapshot.compile(self._served.document, self.generation)
-        return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time())
+        if self._meters is None:
+            self._meters = Meters(self._cells, SUPERVISOR)
+        now, wall = time.monotonic(), time.time()
+        self._meters.wall_offset = wall - now
+        moment = Moment(Limits(self._meters, lambda *_: None), now)
+        return explain(self._snapshot, sample_of(self._snapshot, sample, record), wall, moment=moment)
 
     # --- what the admin API asks
 

@@ -58,12 +58,12 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         control: socket.socket,
         records: socket.socket,
-        row: memoryview,
-        series: shared.Series,
+        cells: shared.Cells,
+        number: int,
     ) -> None:
         # wiring
         self._loop = loop
-        self._row = row
+        self._row = cells.row(number)
         self._sender = Sender(records, log)
         self._channel = Channel(loop, control, self._receive, self._orphaned)
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -72,8 +72,8 @@ class Worker:
             self._sender.add,
             version=__version__,
             descriptors=None if limit == resource.RLIM_INFINITY else limit,
-            row=row,
-            series=series,
+            cells=cells,
+            number=number,
             log=log,
         )
         self._mock: asyncio.AbstractServer | None = None
@@ -242,10 +242,10 @@ class Worker:
                 self._drained.set_result(cut)
 
 
-async def serve(control: socket.socket, records: socket.socket, row: memoryview, series: shared.Series) -> None:
+async def serve(control: socket.socket, records: socket.socket, cells: shared.Cells, number: int) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Faults())
-    await Worker(loop, control, records, row, series).run()
+    await Worker(loop, control, records, cells, number).run()
 
 
 def main() -> None:
@@ -256,7 +256,7 @@ def main() -> None:
     gc.freeze()  # what was imported stays: the collector need not look at it again
     gc.set_threshold(*COLLECT)
     sockets = socket.socket(fileno=control), socket.socket(fileno=records)
-    uvloop.run(serve(*sockets, cells.row(number), cells.series(number)))
+    uvloop.run(serve(*sockets, cells, number))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from aigw import shared
+from aigw import meters, shared
 from aigw.config import lines
 from aigw.handle import WorkerHandle
 from aigw.listen import ListenError, Listening, share
@@ -305,7 +305,7 @@ class Workers:
         """What the dead worker was is nothing any more; what ran in it has ended, and the log says so."""
         handle = place.handle
         place.serving = False
-        was = self._cells.bury(place.row)
+        was = self._bury_row(place.row)
         del self._processes[place.row]
         self._suspects.discard(handle.pid)
         if handle.cut is None:
@@ -322,6 +322,10 @@ class Workers:
                     "generation": was[shared.GENERATION],
                 }
                 self._writer.put(orjson.dumps(record) + b"\n")
+
+    def _bury_row(self, row: int) -> dict[int, int]:
+        meters.bury(self._cells, row, time.monotonic())
+        return self._cells.bury(row)
 
     async def _watch(self) -> None:
         """Kills a worker that gives no sign of life: at two looks, since this process may have been stopped as well."""
@@ -402,7 +406,7 @@ class Workers:
             await asyncio.wait({place.handle.ended})
         if self._processes.get(place.row) is place.handle:  # else its row is another one's by now
             del self._processes[place.row]
-            self._cells.bury(place.row)
+            self._bury_row(place.row)
 
     async def close(self) -> None:
         """Ends what is left, at once."""

@@ -29,7 +29,7 @@ CHAT = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 
 
 def target(url: str, name: str = "a", **fields: Any) -> dict[str, Any]:
-    return {"name": name, "url": url, "weight": 1, "api_key": None, "headers": {}, "model": {}} | fields
+    return {"name": name, "url": url, "weight": 1, "api_key": None, "headers": {}, "model": {}, "limits": []} | fields
 
 
 def upstream(*targets: dict[str, Any], provider: str = "openai", **fields: Any) -> dict[str, Any]:
@@ -47,11 +47,19 @@ def upstream(*targets: dict[str, Any], provider: str = "openai", **fields: Any) 
         "max_connections": None,
         "tls": {"verify": True, "ca": None, "server_name": None},
         "targets": list(targets),
+        "limits": [],
     } | fields
 
 
 def model(upstream_name: str, real: str | None = None, **fields: Any) -> dict[str, Any]:
-    return {"upstream": upstream_name, "model": real, "list": None, "hidden": False, "timeouts": NO_TIMEOUTS} | fields
+    return {
+        "upstream": upstream_name,
+        "model": real,
+        "list": None,
+        "hidden": False,
+        "timeouts": NO_TIMEOUTS,
+        "limits": [],
+    } | fields
 
 
 def rule(name: str = "api", path: str = "/*", **fields: Any) -> dict[str, Any]:
@@ -65,6 +73,7 @@ def rule(name: str = "api", path: str = "/*", **fields: Any) -> dict[str, Any]:
         "preserve_host": False,
         "public": False,
         "timeouts": NO_TIMEOUTS,
+        "limits": [],
     } | fields
 
 
@@ -77,7 +86,13 @@ def key(text: str, **fields: Any) -> dict[str, Any]:
         "disabled": False,
         "previous": None,
         "resources": False,
+        "limits": [],
     } | fields
+
+
+def limit(unit: str, amount: int, window: float | str | None = None, per: str = "gateway", **fields: Any) -> Any:
+    """An item of a `limits`, with its `per` filled in."""
+    return {"unit": unit, "amount": amount, "window": window, "per": per, "shadow": False} | fields
 
 
 def gateway(*rules: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -87,6 +102,7 @@ def gateway(*rules: dict[str, Any], **fields: Any) -> dict[str, Any]:
         "keys": {},
         "models": {"*": model("up")},
         "rules": list(rules) or [rule()],
+        "limits": [],
     } | fields
 
 
@@ -101,6 +117,7 @@ def document(upstreams: dict[str, Any], *, gateways: dict[str, Any] | None = Non
         "timeouts": timeouts | {"linger": 2.0, "total": None} | fields.pop("timeouts", {}),
         "bounds": bounds | {"connections": 10000} | fields.pop("bounds", {}),
         "drain": {"delay": 0.0, "timeout": 30.0},
+        "trusted_proxies": [],
         "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
         "prices": {},
         "upstreams": upstreams,

@@ -11,7 +11,7 @@ from aigw.errors import Failure, Kind, Refused, refuse
 
 KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, Kind)}
 STATUSES = {
-    "client": {400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 431, 505},
+    "client": {400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 429, 431, 505},
     "gateway": {500, 503},
     "upstream": {502, 503, 504},
 }
@@ -30,7 +30,7 @@ def test_a_row(name: str, kind: Kind) -> None:
         ]
     )
     if kind.fault == "client":
-        assert kind.retry == (kind.status == 408)
+        assert kind.retry == (kind.status == 408 or kind is errors.RATE_LIMIT_EXCEEDED)
 
 
 def test_codes_are_unique() -> None:
@@ -59,6 +59,8 @@ def test_codes_are_unique() -> None:
         (errors.URI_TOO_LONG, 414),
         (errors.UNSUPPORTED_ENCODING, 415),
         (errors.EXPECTATION_FAILED, 417),
+        (errors.RATE_LIMIT_EXCEEDED, 429),
+        (errors.INSUFFICIENT_QUOTA, 429),
         (errors.HEAD_TOO_LARGE, 431),
         (errors.BAD_VERSION, 505),
         (errors.CONNECT_FAILED, 502),

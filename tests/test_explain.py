@@ -7,18 +7,23 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
-from fakes import Answer, Running, document, gateway, key, model, rule, running, stub, target, upstream
+from counted import Turn
+from fakes import Answer, Running, document, gateway, key, limit, model, rule, running, stub, target, upstream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw import show
 from aigw.config import snapshot
-from aigw.explain import MASK, NEW_ID, decide, explain
+from aigw.explain import MASK, NEW_ID, Moment, decide, explain
+from aigw.meters import Meters
+from aigw.policies.limits import Limits
 from aigw.sample import Sample, SampleError, message, sample_of
+from aigw.shared import SUPERVISOR, Cells
 
 SECRET = "sk-upstream-secret"  # of upstreams
 KEYS = {
@@ -338,3 +343,41 @@ def test_whatever_is_asked_there_is_an_answer(members: dict[str, Any]) -> None:
     with suppress(SampleError):
         plan = explain(ASKED, Sample.of(members), 0.0)
         assert show.plan(json.loads(orjson.dumps(plan))).count("\n") > 1
+
+
+def test_limits_that_apply_and_what_is_left_of_them() -> None:
+    limits = [limit("requests", 3, 60.0, "key"), limit("tokens", 5000, "day", "group")]
+    limits += [limit("requests", 9, 60.0, "ip"), limit("concurrency", 2, None, "header:x-who", shadow=True)]
+    keys = {"demo": key("sk-demo", group="search")}
+    models = {"gpt-4o": model("up", limits=[limit("tokens", 100, 60.0, "model")])}
+    tenant = gateway(auth="keys", keys=keys, limits=limits, models=models)
+    compiled = snapshot.compile(document({"up": upstream(target("http://127.0.0.1:1"))}, gateways={"main": tenant}), 1)
+    sample = Sample(path="/v1/chat/completions", key_name="demo", body=b'{"model": "gpt-4o", "max_tokens": 40}')
+    plan = explain(compiled, sample, 0.0)
+    assert plan["outcome"] == "forwarded"
+    takes = {entry["limit"]: (entry["whose"], entry["amount"], entry["takes"]) for entry in plan["limits"]}
+    assert takes == {
+        "requests/1m per key on gateway": ("the API key 'demo'", 3, 1),
+        "requests/1m per ip on gateway": ("one address", 9, 1),
+        "concurrency per header:x-who on gateway": ("one value of the header x-who", 2, 1),
+        "tokens/day per group on gateway": ("the group 'search'", 5000, 49),
+        "tokens/1m per model": ("the model 'gpt-4o'", 100, 49),
+    }
+    assert not any("left" in entry for entry in plan["limits"])
+    cells = Cells.private()
+    worker = Limits(Meters(cells, 0), lambda *_: None)
+    moment = Moment(Limits(Meters(cells, SUPERVISOR), lambda *_: None), 5.0)
+    plan = explain(compiled, sample, 0.0, moment=moment)
+    assert [entry.get("left") for entry in plan["limits"]] == [3, None, 2, 5000, 100]
+    admission = decide(compiled, sample, 0.0, Turn()).admission
+    assert admission is not None
+    asked = SimpleNamespace(admission=admission, more=b"", address="192.0.2.1")
+    for _ in range(3):
+        worker.admit(asked, 5.0)
+    plan = explain(compiled, sample, 0.0, moment=moment)
+    assert [entry.get("left") for entry in plan["limits"]] == [0, None, 0, 5000, 100]
+    assert plan["outcome"] == "refused"
+    assert plan["refusal"]["code"] == "rate_limit_exceeded"
+    assert plan["refusal"]["message"].startswith("the API key 'demo' may make 3 requests in 1m0s, and has; try again")
+    assert "requests/1m per key on gateway: the API key 'demo', 3, 0 left, takes 1" in show.plan(plan)
+    assert "; counted only" in show.plan(plan)

@@ -22,6 +22,7 @@ SERVING = [
     {"pricelist"},
     {"prices"},
     {"providers"},
+    {"config.limits"},
     {"config.snapshot", "config.lines"},
     {"policies", "route", "forward"},
     {"admit"},
@@ -62,7 +63,20 @@ RUNNING = [
     {"__main__"},
 ]
 # Tools that know the operating system and nothing of the gateway; both sides use them.
-TOOLS = {"accept", "tls", "shared", "watch", "listen", "logfile", "process", "channel", "screen", "show", "handle"}
+TOOLS = {
+    "accept",
+    "tls",
+    "shared",
+    "meters",
+    "watch",
+    "listen",
+    "logfile",
+    "process",
+    "channel",
+    "screen",
+    "show",
+    "handle",
+}
 
 # No loop, no clock, no file: these are functions of what they are given.
 PURE = (

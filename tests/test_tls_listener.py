@@ -51,7 +51,7 @@ from aigw.proxy.secure import WRITE_LIMIT, unsent
 
 CHAT_PATH = "/v1/chat/completions"
 NAME = "127.0.0.1"
-LARGE = 24 << 20
+LARGE = 8 * 1024 * 1024  # of an answer
 BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
 Secure = tuple[ssl.SSLContext, ssl.SSLContext]
 

@@ -42,6 +42,7 @@ DOCUMENT: dict[str, Any] = {
     "drain": {"delay": 0.0, "timeout": 5.0},
     "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
     "prices": {},
+    "trusted_proxies": [],
     "upstreams": {},
     "gateways": {},
 }
@@ -224,8 +225,7 @@ async def longest_turn(count: int) -> float:
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     records, records_far = socket.socketpair()
-    row = shared.private_row()
-    serving = Worker(loop, far, records_far, row, shared.Series(row, 0))
+    serving = Worker(loop, far, records_far, shared.Cells.private(), 0)
     running = asyncio.create_task(serving.run())
     said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     channel = Channel(loop, near, lambda message, fds: said.put_nowait(message), lambda: None)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from aigw.config.netvalues import host_pattern, is_local
 from aigw.config.problem import Finding, Path, nearest, path_text, quote
-from aigw.config.values import is_null
+from aigw.config.values import duration, is_null
 from aigw.config.walk import children, mapping, select, value_at
 from aigw.prices import Price, Prices, list_of
 
@@ -34,7 +34,8 @@ def errors(raw: object) -> list[Finding]:
     document = mapping(raw)
     upstreams = mapping(document.get("upstreams"))
     gateways = mapping(document.get("gateways"))
-    found = [*_addresses(document), *_needless_tls(document), *_hosts(gateways), *_calendar_limits(document)]
+    found = [*_addresses(document), *_needless_tls(document), *_hosts(gateways)]
+    found += [*_calendar_limits(document), *_same_limits(document)]
     for name, upstream in upstreams.items():
         found += _upstream(("upstreams", name), mapping(upstream))
     for name, gateway in gateways.items():
@@ -104,16 +105,46 @@ def _hosts(gateways: Mapping[str, Any]) -> Iterator[Finding]:
             )
 
 
+def _same_limits(document: Mapping[str, Any]) -> Iterator[Finding]:
+    """Two of one unit, window and `per` would count in one place."""
+    message = "the same unit, window and per as {first}; keep the one that is meant"
+    for prefix, on in _LIMITED.items():
+        for path, limits in select(document, f"{prefix}.limits"):
+            seen: dict[Any, Path] = {}
+            for index, item in children(limits):
+                limit = mapping(item)
+                per, shadow = str(limit.get("per", on)), str(limit.get("shadow", "false"))
+                for unit in limit.keys() - {"per", "shadow"}:
+                    yield from _twice(seen, (unit, _window(limit[unit]), per, shadow), (*path, index), message)
+
+
+def _window(value: object) -> object:
+    """Of a rate as written: 60s and 1m are one."""
+    _, _, window = str(value).partition("/")
+    try:
+        return duration()(window)
+    except ValueError:
+        return window
+
+
 def _calendar_limits(document: Mapping[str, Any]) -> Iterator[Finding]:
     if str(document.get("usage_store")) != "off":
         return
-    for prefix in ("upstreams.*", "upstreams.*.targets.*", "gateways.*", *(f"gateways.*.{k}.*" for k in _LIMITED)):
+    for prefix in _LIMITED:
         for path, value in select(document, f"{prefix}.limits.*.*"):
             if isinstance(value, str) and value.endswith(("/day", "/month")):
                 yield Finding(path, "a window of a day or month needs the usage store; do not write usage_store: off")
 
 
-_LIMITED = ("keys", "models", "rules")
+# What may have limits, and what their `per` is then.
+_LIMITED = {
+    "upstreams.*": "upstream",
+    "upstreams.*.targets.*": "target",
+    "gateways.*": "gateway",
+    "gateways.*.keys.*": "key",
+    "gateways.*.models.*": "model",
+    "gateways.*.rules.*": "rule",
+}
 
 
 def _upstream(path: Path, upstream: Mapping[str, Any]) -> Iterator[Finding]:

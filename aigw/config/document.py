@@ -7,16 +7,19 @@ part of it.
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 from urllib.parse import urlsplit
 
 from aigw.config.checks import DIALECTS
 from aigw.config.problem import Finding, Path, path_text
-from aigw.config.schema import Config, Gateway, Key, Listen, ModelEntry, Rule, Target, Upstream
+from aigw.config.schema import Config, Gateway, Key, Limit, Listen, ModelEntry, Rule, Target, Upstream, UpstreamLimit
 from aigw.config.values import target_name
 
 __all__ = ["expand", "listener"]
+
+UNITS = ("requests", "tokens", "input_tokens", "output_tokens", "cost", "concurrency")
 
 URLS = {
     "openai": "https://api.openai.com/v1",
@@ -37,6 +40,7 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
         "timeouts": config.timeouts.model_dump(),
         "bounds": config.bounds.model_dump(),
         "drain": config.drain.model_dump(),
+        "trusted_proxies": config.trusted_proxies,
         "answer_headers": config.answer_headers.model_dump(by_alias=True),
         "prices": {name: price.model_dump() for name, price in config.prices.items()},
         "upstreams": {
@@ -77,6 +81,7 @@ def _upstream(path: Path, upstream: Upstream, base: FilePath, found: list[Findin
             "server_name": tls.server_name,
         },
         "targets": _targets(path, upstream, found),
+        "limits": _limits("upstream", upstream.limits),
     }
 
 
@@ -113,6 +118,7 @@ def _targets(path: Path, upstream: Upstream, found: list[Finding]) -> list[dict[
                 "api_key": target.api_key,
                 "headers": target.headers,
                 "model": target.model,
+                "limits": _limits("target", target.limits),
             }
         )
     return listed
@@ -136,6 +142,7 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         "keys": {name: _key(key) for name, key in gateway.keys.items()},
         "models": {name: _model(model) for name, model in gateway.models.items()},
         "rules": [_rule(rule) for rule in gateway.rules],
+        "limits": _limits("gateway", gateway.limits),
     }
 
 
@@ -148,6 +155,7 @@ def _key(key: Key) -> dict[str, Any]:
         "disabled": key.disabled,
         "previous": None if key.previous is None else key.previous.model_dump(),
         "resources": key.resources,
+        "limits": _limits("key", key.limits),
     }
 
 
@@ -158,6 +166,7 @@ def _model(model: ModelEntry) -> dict[str, Any]:
         "list": model.listed,
         "hidden": model.hidden,
         "timeouts": model.timeouts.model_dump(),
+        "limits": _limits("model", model.limits),
     }
 
 
@@ -173,4 +182,24 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "preserve_host": rule.preserve_host,
         "public": rule.public,
         "timeouts": rule.timeouts.model_dump(),
+        "limits": _limits("rule", rule.limits),
     }
+
+
+def _limits(on: str, limits: Sequence[UpstreamLimit]) -> list[dict[str, Any]]:
+    """Amounts as whole numbers, money in nano-dollars; `window` in seconds, "day" or "month", None for a level."""
+    listed = []
+    for limit in limits:
+        unit = next(name for name in UNITS if getattr(limit, name) is not None)
+        value: Any = getattr(limit, unit)
+        amount, window = (value, None) if unit == "concurrency" else value
+        listed.append(
+            {
+                "unit": unit,
+                "amount": round(amount * 1_000_000_000) if unit == "cost" else amount,
+                "window": window,
+                "per": (limit.per if isinstance(limit, Limit) else None) or on,
+                "shadow": limit.shadow,
+            }
+        )
+    return listed

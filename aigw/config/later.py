@@ -29,7 +29,6 @@ def _is_not(*words: str) -> Callable[[object], bool]:
 
 LATER = (
     Later("usage_store", "the usage store is", _is_not("off")),
-    Later("trusted_proxies", "believing X-Forwarded-For is", bool),
     Later("upstreams.*.balance", "this balance is", _is("random", "hash")),
     Later("upstreams.*.hash_on", "balance: hash is"),
     Later("upstreams.*.health", "probing targets is"),
@@ -37,16 +36,12 @@ LATER = (
     Later("upstreams.*.timeouts.first_token", "first_token is", _is_not("off")),
     Later("upstreams.*.limits", "limiting upstreams is", bool),
     Later("upstreams.*.targets.*.limits", "limiting targets is", bool),
-    Later("gateways.*.limits", "limiting gateways is", bool),
     Later("gateways.*.retry", "retrying is"),
-    Later("gateways.*.keys.*.limits", "limiting keys is", bool),
     Later("gateways.*.keys.*.retry", "retrying is"),
-    Later("gateways.*.models.*.limits", "limiting models is", bool),
     Later("gateways.*.models.*.retry", "retrying is"),
     Later("gateways.*.models.*.fallback", "falling back to other models is", bool),
     Later("gateways.*.models.*.split", "splitting between models is"),
     Later("gateways.*.models.*.timeouts.first_token", "first_token is", _is_not("off")),
-    Later("gateways.*.rules.*.limits", "limiting rules is", bool),
     Later("gateways.*.rules.*.retry", "retrying is"),
     Later("gateways.*.rules.*.timeouts.first_token", "first_token is", _is_not("off")),
 )

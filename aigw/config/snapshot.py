@@ -13,6 +13,7 @@ from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
+from aigw.config.limits import Limit, limits_of, replaced
 from aigw.prices import Price, Prices
 from aigw.providers import CREDENTIAL_HEADERS, credential_line
 from aigw.providers.endpoints import Endpoint, without_version
@@ -44,6 +45,7 @@ class Target:
         "has_credential",
         "host_line",
         "index",
+        "limits",
         "models",
         "name",
         "passes_client_key",
@@ -70,6 +72,7 @@ class Target:
         self.name: str = spec["name"]
         self.weight: int = spec["weight"]
         self.models: dict[str, str] = spec["model"]
+        self.limits = limits_of("target", (upstream.name, self.name), spec["limits"])
         self.address, authority, self.base, self.tls = parse_url(spec["url"])
         tls = document["tls"]
         self.verify: bool = tls["verify"]
@@ -112,6 +115,7 @@ class Upstream:
         "balance",
         "dialects",
         "injects",
+        "limits",
         "max_connections",
         "name",
         "private",
@@ -129,6 +133,7 @@ class Upstream:
         self.balance: str = spec["balance"]
         self.timeouts = UpstreamTimeouts(spec["timeouts"])
         self.max_connections: int | None = spec["max_connections"]
+        self.limits = limits_of("upstream", (name,), spec["limits"])
         self.private = self.provider != "http"  # an LLM provider: cookies stay on their own side
         targets = spec["targets"] or [{"name": "mock", "url": "mock:", "weight": 1, "api_key": None} | _BARE]
         self.targets = tuple(Target(self, index, target, spec, prices) for index, target in enumerate(targets))
@@ -138,7 +143,7 @@ class Upstream:
         return f"<Upstream {self.name} {self.provider} {len(self.targets)} targets>"
 
 
-_BARE: Final[dict[str, Any]] = {"headers": {}, "model": {}}
+_BARE: Final[dict[str, Any]] = {"headers": {}, "model": {}, "limits": []}
 
 
 class UpstreamTimeouts:
@@ -187,7 +192,7 @@ _HEADER_SAFE: Final = "!#$&'()*+,/:;<=>?@[]^_`{|}~ "
 class Resolved:
     """A model name as a client asked for it, found: its entry, and one candidate per target of its upstream."""
 
-    __slots__ = ("candidates", "entry", "only", "total", "upstream")
+    __slots__ = ("candidates", "entry", "limits", "only", "total", "upstream")
 
     def __init__(self, upstream: Upstream, entry: str | None, asked: str | None, sent: str | None) -> None:
         self.upstream = upstream
@@ -196,16 +201,18 @@ class Resolved:
         # the one candidate, where there is nothing to choose
         self.only = self.candidates[upstream.sequence[0]] if len(upstream.sequence) == 1 else None
         self.total: float | None = None
+        self.limits: tuple[Limit, ...] = ()  # the model's
 
 
 class Model:
     """A name clients ask for: exact, or a glob with one `*`."""
 
-    __slots__ = ("head", "hidden", "is_glob", "listed", "name", "real", "tail", "total", "upstream")
+    __slots__ = ("head", "hidden", "is_glob", "limits", "listed", "name", "real", "tail", "total", "upstream")
 
-    def __init__(self, name: str, spec: Mapping[str, Any], upstream: Upstream) -> None:
+    def __init__(self, name: str, spec: Mapping[str, Any], upstream: Upstream, gateway: str = "") -> None:
         self.name = name
         self.upstream = upstream
+        self.limits = limits_of("model", (gateway, name), spec["limits"])
         self.real: str | None = spec["model"]
         self.head, star, self.tail = name.partition("*")
         self.is_glob = bool(star)
@@ -225,16 +232,31 @@ class Model:
         sent = asked if self.real is None else self.real.replace("*", star, 1)
         resolved = Resolved(self.upstream, self.name, asked, sent)
         resolved.total = self.total
+        resolved.limits = self.limits
         return resolved
 
 
 class Key:
     """A client's credential, known by its digests: the current one, and the one before it until `previous_until`."""
 
-    __slots__ = ("all_models", "disabled", "exact", "expires", "globs", "group", "name", "previous_until", "resources")
+    __slots__ = (
+        "all_models",
+        "disabled",
+        "exact",
+        "expires",
+        "globs",
+        "group",
+        "limits",
+        "name",
+        "previous_until",
+        "replaces",
+        "resources",
+    )
 
-    def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, spec: Mapping[str, Any], gateway: str = "") -> None:
         self.name = name
+        self.limits = limits_of("key", (gateway, name), spec["limits"])
+        self.replaces = replaced(self.limits)  # units of inherited limits
         self.group: str | None = spec["group"]
         self.expires: float | None = spec["expires"]
         self.disabled: bool = spec["disabled"]
@@ -261,6 +283,7 @@ class Rule:
         "by_model",
         "defaults",
         "exact",
+        "limits",
         "methods",
         "name",
         "prefix",
@@ -271,8 +294,9 @@ class Rule:
         "total",
     )
 
-    def __init__(self, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream], gateway: str = "") -> None:
         self.name: str = spec["name"]
+        self.limits = limits_of("rule", (gateway, self.name), spec["limits"])
         path = spec["path"].encode()
         self.exact: bytes | None = None if path.endswith(b"/*") else path
         self.prefix = path[:-2] if path.endswith(b"/*") else path
@@ -317,7 +341,9 @@ class GatewaySpec:
         "exact",
         "globs",
         "hosts",
+        "is_limited",
         "keys",
+        "limits",
         "matches",
         "models",
         "name",
@@ -329,6 +355,8 @@ class GatewaySpec:
         self.name = name
         self.hosts: list[str] = [host.lower() for host in spec["hosts"]]
         self.auth: bool = spec["auth"] == "keys"
+        self.limits = limits_of("gateway", (name,), spec["limits"])
+        self.is_limited = bool(self.limits)  # or anything in it
         # digest -> (key, whether this digest is the one before the last rotation)
         self.keys: dict[bytes, tuple[Key, bool]] = {}
         self.models: list[Model] = []
@@ -344,14 +372,16 @@ class GatewaySpec:
     def fill(self, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream]) -> Steps[None]:
         """Take in keys, models and rules."""
         for key_name, key_spec in spec["keys"].items():
-            key = Key(key_name, key_spec)
+            key = Key(key_name, key_spec, self.name)
+            self.is_limited |= bool(key.limits)
             if key_spec["previous"]:
                 self.keys[bytes.fromhex(key_spec["previous"]["sha256"])] = (key, True)
             self.keys[bytes.fromhex(key_spec["sha256"])] = (key, False)
             yield
         for pattern, model_spec in spec["models"].items():
-            model = Model(pattern, model_spec, upstreams[model_spec["upstream"]])
+            model = Model(pattern, model_spec, upstreams[model_spec["upstream"]], self.name)
             self.models.append(model)
+            self.is_limited |= bool(model.limits)
             if model.is_glob:
                 self.globs.append(model)
             else:
@@ -359,8 +389,9 @@ class GatewaySpec:
             yield
         self.globs.sort(key=lambda model: (-len(model.name), model.name))
         for rule_spec in spec["rules"]:
-            rule = Rule(rule_spec, upstreams)
+            rule = Rule(rule_spec, upstreams, self.name)
             self.rules.append(rule)
+            self.is_limited |= bool(rule.limits)
             by = self._rules_by_prefix if rule.exact is None else self._rules_by_path
             by.setdefault(rule.prefix, []).append(rule)
             yield
@@ -421,9 +452,11 @@ class Snapshot:
         "generation",
         "head_bounds",
         "says_aigw",
+        "says_limits",
         "says_timing",
         "suffix_hosts",
         "timeouts",
+        "trusted_proxies",
         "upstreams",
     )
 
@@ -441,7 +474,9 @@ class Snapshot:
         self.body_bound: int = bounds["body"]
         self.collected_bound: int = bounds["collected"]
         self.connections_bound: int = bounds["connections"]
+        self.trusted_proxies: list[str] = document["trusted_proxies"]
         self.says_aigw: bool = document["answer_headers"]["x-aigw"]
+        self.says_limits: bool = document["answer_headers"]["x-ratelimit"]
         self.says_timing: bool = document["answer_headers"]["server-timing"]
         self.upstreams = upstreams
         self.gateways = gateways

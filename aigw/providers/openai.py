@@ -23,6 +23,10 @@ _CODES: Final = {
 }
 
 
+# What the type says, where it is not what follows from the status.
+_TYPES: Final = {"rate_limit_exceeded": "rate_limit_error", "insufficient_quota": "insufficient_quota"}
+
+
 def error_body(failure: Failure, request_id: str) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
     return orjson.dumps({"error": _error(failure)})
@@ -42,7 +46,7 @@ def _error(failure: Failure) -> dict[str, str | None]:
     kind = failure.kind
     return {
         "message": failure.message,
-        "type": "invalid_request_error" if kind.status < 500 else "server_error",
+        "type": _TYPES.get(kind.code) or ("invalid_request_error" if kind.status < 500 else "server_error"),
         "param": failure.param,
         "code": _CODES.get(kind.code, kind.code),
     }

@@ -80,7 +80,7 @@ def _described(name: str) -> dict[str, object]:
 def error(failure: Failure, dialect: str, request_id: bytes) -> tuple[bytes, list[bytes]]:
     """Body and header lines of an error, in the client's dialect; `""` where nothing of it is known yet."""
     body = DIALECTS[dialect or openai.NAME].error_body(failure, request_id.decode())
-    lines = [b"x-aigw-error: " + failure.kind.code.encode()]
+    lines = [b"x-aigw-error: " + failure.kind.code.encode(), *failure.lines]
     if dialect == "anthropic":
         lines.append(b"request-id: " + request_id)  # where Anthropic's SDK looks for it
     if failure.kind.status == 503:

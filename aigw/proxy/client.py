@@ -23,6 +23,7 @@ from aigw.errors import (
     Failure,
     Refused,
 )
+from aigw.policies.clients import plain
 from aigw.proxy.admission import Memory
 from aigw.proxy.connection import UNIX, Connection
 from aigw.proxy.exchange import Exchange
@@ -70,6 +71,7 @@ class ClientConnection(Connection):
         "deadline",
         "exchange",
         "gateway",
+        "is_proxy",
         "runs",
         "state",
         "total",
@@ -81,6 +83,7 @@ class ClientConnection(Connection):
         self.gateway = gateway
         self.address = ""
         self.address_bytes = b""  # for the log
+        self.is_proxy = False  # one that is trusted to say whom a request comes from
         # state and time: loop-independent monotonic seconds
         self.state = IDLE
         self.runs = Deadline.KEEPALIVE
@@ -110,6 +113,7 @@ class ClientConnection(Connection):
         self.identify(transport)
         now = monotonic()
         gateway = self.gateway
+        self.is_proxy = gateway.proxies.trust(self.address)
         if not gateway.client_opened(self):
             failure = Failure(TOO_MANY_CONNECTIONS, "the gateway has as many connections as it may; try again later")
             self.refuse(failure, now)
@@ -119,7 +123,7 @@ class ClientConnection(Connection):
     def identify(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is at the other end of it."""
         name = transport.get_extra_info("peername")
-        self.address = name[0] if isinstance(name, tuple) else UNIX
+        self.address = plain(name[0]) if isinstance(name, tuple) else UNIX
         self.address_bytes = self.address.encode()
 
     def data_received(self, data: bytes) -> None:
@@ -307,8 +311,9 @@ class ClientConnection(Connection):
             self._serve()
 
     def forget(self) -> None:
-        """Let go of what was remembered of heads: it belongs to a snapshot that is served no more."""
+        """Another snapshot is served: let go of what was remembered of heads, and of whether this is a proxy."""
         self._memory.pattern = None
+        self.is_proxy = self.gateway.proxies.trust(self.address)
 
     # endings ------------------------------------------------------------------------------------------------------
 

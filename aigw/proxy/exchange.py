@@ -12,9 +12,9 @@ its one record. The plain path (a whole body, one target, an idle connection, a 
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from aigw.admit import PROBES, keeps_state, model_of_form, model_of_json, too_large, with_model
+from aigw.admit import PROBES, keeps_state, members_of, model_of_form, model_of_json, too_large, with_model
 from aigw.config.snapshot import remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
@@ -22,6 +22,9 @@ from aigw.errors import (
 )
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_length
 from aigw.ledger import describe, record
+from aigw.policies.allowance import without_limits
+from aigw.policies.estimate import Estimate, estimate
+from aigw.policies.limits import Taken
 from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
 from aigw.proxy.bulk import MOST_SLOW, PIECE
@@ -29,13 +32,14 @@ from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.upload import Upload
 from aigw.route import choose, find
 from aigw.shared import IN_FLIGHT
+from aigw.tokens import Tokens
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
 from aigw.wire.head import ResponseHead
 from aigw.wire.jsonspan import include_usage
 from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate
+    from aigw.config.snapshot import Candidate, Resolved
     from aigw.gateway import Gateway
     from aigw.providers.tap import Tap
     from aigw.proxy.client import ClientConnection
@@ -63,6 +67,7 @@ REPLAY_WITHIN: Final = 2.0
 # Seconds past `timeouts.connect` after which a dial is taken for lost.
 CONNECT_GRACE: Final = 1.0
 # Methods that may be sent twice (RFC 9110 section 9.2.2).
+NO_TOKENS: Final = Tokens(0, 0)
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -92,6 +97,7 @@ class Exchange:
         "snapshot",
         "started",
         "status",
+        "taken",
         "tap",
         "upload",
         "upstream",
@@ -113,6 +119,7 @@ class Exchange:
         self.request_id: bytes = request_id or admission.head.request_id or gateway.new_request_id()
         self.model: str | None = None
         self.candidate: Candidate | None = None
+        self.taken: Taken | None = None  # of the limits that apply
         # the request's body
         self.body = UPLOADED
         self.whole = b""  # all of it, patched, where it was collected; kept as long as it may be sent again
@@ -134,6 +141,14 @@ class Exchange:
         self.sent_at = 0.0
         self.head_at = 0.0
         self.overhead = b""  # milliseconds until the upstream was turned to, once they were said
+
+    @property
+    def address(self) -> str:
+        """The client's: the socket's, or what a proxy says that is trusted."""
+        client = self.client
+        if not client.is_proxy:
+            return client.address
+        return self.gateway.proxies.client(client.address, [*self.admission.head.kept, *self.more.split(b"\r\n")[:-1]])
 
     def __repr__(self) -> str:
         return f"<Exchange {self.admission.head.line!r} {self.client.state.value} {self.body.value}>"
@@ -163,6 +178,8 @@ class Exchange:
             self.read(rest)
         elif source == "form":
             self._read_form(rest)
+        elif source == "read":
+            self.measure(rest)
         else:
             self.whole = rest
             self.replayable = not admission.keeps_state  # the body may ask for that, and is not read
@@ -174,6 +191,12 @@ class Exchange:
         failure = admission.failure
         if admission.head.line.path in PROBES and answers.probe(self):
             return True
+        if failure is None and admission.limits:
+            taken = self.gateway.limits.admit(self, self.started)
+            if isinstance(taken, Failure):
+                failure = taken
+            else:
+                self.taken = taken
         if failure is None and admission.is_listing:
             failure = answers.models(self)
         if failure is not None:
@@ -187,7 +210,7 @@ class Exchange:
             self.reply(read)
             return
         model, members = read
-        candidate = self._decide(model)
+        candidate = self._decide(model, members)
         if candidate is None:
             return
         if candidate.injects and self.admission.found.endpoint.streams_usage:
@@ -201,6 +224,13 @@ class Exchange:
         if self.admission.keeps_state and keeps_state(members):
             self.replayable = False
         self._acquire(candidate)
+
+    def measure(self, whole: bytes) -> None:
+        """The body is complete. It goes on as it is, whatever it is; its members say how much it may use."""
+        self.whole = whole
+        candidate = self._decide(self.admission.found.endpoint.model, members_of(whole))
+        if candidate is not None:
+            self._acquire(candidate)
 
     def _read_form(self, whole: bytes) -> None:
         form = model_of_form(self.admission, whole)
@@ -224,8 +254,9 @@ class Exchange:
             self.upload.rename(candidate.sent)
         self._acquire(candidate)
 
-    def _decide(self, model: str | None) -> Candidate | None:
-        """The candidate, or None where the exchange was answered with the reason that there is none."""
+    def _decide(self, model: str | None, members: dict[str, Any] | None = None) -> Candidate | None:
+        """The candidate, or None where the exchange was answered with the reason that there is none. `members` are the
+        body's, where it was read."""
         admission = self.admission
         self.model = model
         resolved = admission.resolved.get(model)
@@ -236,6 +267,8 @@ class Exchange:
                 return None
             resolved = found
             remember(admission.resolved, model, resolved)
+        if (admission.later or resolved.limits) and not self._is_within(resolved, members):
+            return None
         candidate = resolved.only
         if candidate is None:
             chosen = choose(resolved, self.gateway)
@@ -249,6 +282,22 @@ class Exchange:
         if total is not None:
             self.client.total = self.started + total
         return candidate
+
+    def _is_within(self, resolved: Resolved, members: dict[str, Any] | None) -> bool:
+        """Whether the limits that waited for the model leave room; else it is answered."""
+
+        def guess() -> Estimate:
+            if not self.admission.is_counted or not resolved.upstream.dialects:
+                return Estimate(0, 0)  # it uses no tokens
+            upload = self.upload
+            size = self.bytes_in if upload is None else upload.length or self.bytes_in
+            return estimate(size, members, is_form=self.admission.source == "form")
+
+        taken = self.taken = self.taken or Taken()
+        failure = self.gateway.limits.decide(taken, self, resolved, guess, monotonic())
+        if failure is not None:
+            self.fail(failure)
+        return failure is None
 
     # the way to the upstream --------------------------------------------------------------------------------------
 
@@ -370,6 +419,12 @@ class Exchange:
             response.candidate = candidate
         said = self._timing() if self.snapshot.says_timing else b""
         prefix = response.prefix
+        taken = self.taken
+        if taken is not None and self.snapshot.says_limits:
+            lines = self.gateway.limits.lines(taken, self.admission.dialect, now)
+            if lines:
+                said += lines
+                prefix = without_limits(prefix)
         if framing == CHUNKED_BODY:
             said += b"transfer-encoding: chunked\r\n"
             if response.length >= 0:  # it was patched, and is not so long any more
@@ -565,6 +620,7 @@ class Exchange:
         if self.upload is not None:
             gateway.collected -= self.upload.counted
             self.upload.resume()
+        tokens = None
         if end:
             try:
                 tap = self.tap
@@ -574,6 +630,25 @@ class Exchange:
                     cost = self.candidate.price.cost(tokens)
                 gateway.counters.count(self, end, failure, now, tokens, cost)
                 wall = self.started + gateway.wall_offset
-                gateway.emit(record(self, self.client.address_bytes, end, failure, now, wall, tokens, cost))
+                client = self.address.encode() if self.client.is_proxy else self.client.address_bytes
+                gateway.emit(record(self, client, end, failure, now, wall, tokens, cost))
             except Exception as error:  # the client is not to suffer for it
                 gateway.report(error, self)
+        taken = self.taken
+        if taken is not None and (taken.holds or failure is not None):
+            self._settle(taken, failure, tokens, now)
+
+    def _settle(self, taken: Taken, failure: Failure | None, used: Tokens | None, now: float) -> None:
+        """What was used of the limits: nothing where nothing was sent; where it was, what the answer says, else what
+        was reserved. An upstream's own error has used nothing."""
+        response = self.response
+        if not self.sent_at or (response is not None and response.status >= 400):
+            used = NO_TOKENS
+        candidate = self.candidate
+        self.gateway.limits.settle(
+            taken,
+            now,
+            refused=failure is not None and not self.sent_at,
+            used=used,
+            price=None if candidate is None else candidate.price,
+        )

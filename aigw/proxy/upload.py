@@ -58,7 +58,7 @@ class Upload:
             except BadForm as error:
                 exchange.reply(Failure(BAD_REQUEST, str(error)))
                 return b""
-        elif source != "body":
+        elif source not in ("body", "read"):
             exchange.body = Body.UPLOADING
             exchange.route(exchange.admission.found.endpoint.model)
         if exchange.ended:
@@ -149,7 +149,10 @@ class Upload:
             whole = b"".join(self._parts)
             self._parts = []
             exchange.body = Body.UPLOADED
-            exchange.read(whole)
+            if exchange.admission.source == "read":
+                exchange.measure(whole)
+            else:
+                exchange.read(whole)
 
     def _find_model(self, form: ModelPart, payload: bytes) -> None:
         exchange = self._exchange
