@@ -23,6 +23,7 @@ from aigw.wire.jsonspan import (
     InvalidJSON,
     Member,
     has_too_many_values,
+    include_usage,
     load,
     replace,
 )
@@ -244,6 +245,41 @@ def with_model(whole: bytes, members: dict[str, Any], model: str) -> bytes:
     span = MODEL.span(whole, members)
     assert span is not None
     return replace(whole, span, model)
+
+
+def fitted(
+    admission: Admission, whole: bytes, candidate: Candidate, members: dict[str, Any] | None = None
+) -> tuple[bytes, bool]:
+    """The body as it is sent to the candidate's target, and whether the answer has to be patched for it.
+
+    `whole` is what the client sent, and names its model; `members` its JSON object, where that was parsed already.
+    """
+    sent = candidate.sent
+    if admission.source == "form":
+        form = model_of_form(admission, whole)
+        if candidate.renamed and sent is not None and not isinstance(form, Failure) and form.span is not None:
+            whole = whole[: form.span[0]] + sent.encode() + whole[form.span[1] :]
+        return whole, False
+    if members is None:
+        members = orjson.loads(whole)
+    asking = None
+    if candidate.injects and admission.found.endpoint.streams_usage:
+        asking = include_usage(whole, members)
+    whole = asking or whole
+    if candidate.renamed and sent is not None:
+        whole = with_model(whole, members, sent)
+    return whole, asking is not None
+
+
+# Members of a body that name what a provider keeps: a response or conversation to go on with, a container, a cache.
+_STATEFUL: Final = ("previous_response_id", "conversation", "container", "cachedContent", "cached_content")
+# Names of members anywhere in it that refer to an uploaded file.
+_FILES: Final = (b'"file_id"', b'"file_ids"', b'"fileUri"', b'"file_uri"')
+
+
+def is_bound(whole: bytes, members: dict[str, Any]) -> bool:
+    """Whether the request refers to what one provider keeps, so that no other could answer it."""
+    return any(members.get(name) for name in _STATEFUL) or any(whole.find(name) >= 0 for name in _FILES)
 
 
 def keeps_state(members: dict[str, Any]) -> bool:

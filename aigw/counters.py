@@ -6,6 +6,7 @@ Families of the row's series (`shared.py`), each entry a run of slots that begin
     OVERHEAD    one entry: the same of the gateway's own time
     REFUSED     one entry for each upstream: how often it refused the gateway's own credential
     LIMITED     one entry for each limit of a gateway: how often it refused a request, or would have (shadow)
+    TRIED       one entry for each upstream and status: attempts that were followed by another
     TARGETS     one entry for each target: connections idle and busy, exchanges that wait for one; states, not counts
 
 Labels are names of the config, never a client's text, so there are not many; where there is no room for another set it
@@ -50,6 +51,7 @@ OVERHEAD_SUM: Final = len(OVERHEADS) + 1
 
 REFUSED: Final = b"aigw_credential_refused"
 LIMITED: Final = b"aigw_limited"
+TRIED: Final = b"aigw_tried"
 TARGETS: Final = b"aigw_targets"
 IDLE: Final = 0
 BUSY: Final = 1
@@ -116,6 +118,7 @@ class Counters:
         series.declare(OVERHEAD, OVERHEAD_SUM + 1)
         series.declare(REFUSED, 1)
         series.declare(LIMITED, 1)
+        series.declare(TRIED, 1)
         overhead = series.at(OVERHEAD, b"")
         self._overhead = row[overhead : overhead + OVERHEAD_SUM + 1]
         self._entries: dict[tuple[Rule, Candidate | None, int, str], memoryview] = {}
@@ -166,6 +169,13 @@ class Counters:
             if cost:
                 entry[COST] += cost
 
+    def tried(self, upstream: str, status: int, cause: str) -> None:
+        """An attempt that was followed by another; its exchange counts once, by how the last one ended. `status` is
+        its own, or what the gateway would have answered."""
+        self._row[self._series.at(TRIED, tried_text(upstream, status))] += 1
+        if cause == UPSTREAM_CREDENTIAL_REFUSED.cause:
+            self._row[self._series.at(REFUSED, upstream.encode())] += 1
+
     def refused(self, kind: Kind) -> None:
         """What was no request: it is known of it how it was answered, and nothing else."""
         labels = Labels(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, str(kind.status), "refused", kind.fault)
@@ -191,6 +201,8 @@ class Counters:
                 found = find(match, admission.dialect, admission.key, exchange.model)  # as it was found before
                 if isinstance(found, Resolved):
                     model, upstream = found.entry or UNKNOWN, found.upstream.name
+                if candidate is not None:  # a fallback's, maybe
+                    upstream = candidate.target.upstream.name
         if failure is not None:
             fault: str = failure.kind.fault
             if failure.kind is UPSTREAM_CREDENTIAL_REFUSED:
@@ -248,6 +260,11 @@ def labels_of(text: bytes) -> Labels:
     if text == OTHER:
         return Labels(*[OTHER.decode()] * len(Labels._fields))
     return Labels(*orjson.loads(text))
+
+
+def tried_text(upstream: str, status: int) -> bytes:
+    """The text of an entry of TRIED."""
+    return f"{upstream}/{status}".encode()
 
 
 def target_text(upstream: str, target: str) -> bytes:

@@ -18,7 +18,8 @@ class Kind:
     """One row of the table of errors.
 
     `code` is what `x-aigw-error`, the access log and the metrics carry. `retry` says whether the same request, sent
-    once more by the client, can reasonably succeed. `kind` of the end in the log is `end`.
+    once more by the client, can reasonably succeed. `kind` of the end in the log is `end`. `cause` is the word that
+    `retry.when` has for it; without one its status decides there.
     """
 
     code: str
@@ -26,6 +27,7 @@ class Kind:
     fault: Fault
     retry: bool = False
     end: str = "refused"
+    cause: str = ""
 
 
 # The client's doing ---------------------------------------------------------------------------------------------
@@ -62,17 +64,24 @@ DRAINING: Final = Kind("draining", 503, "gateway", retry=True)
 QUEUE_TIMEOUT: Final = Kind("queue_timeout", 503, "gateway", retry=True)
 
 # The upstream's doing -------------------------------------------------------------------------------------------
-CONNECT_FAILED: Final = Kind("connect_failed", 502, "upstream", retry=True, end="failed")
-CONNECT_TIMEOUT: Final = Kind("connect_timeout", 502, "upstream", retry=True, end="failed")
+CONNECT_FAILED: Final = Kind("connect_failed", 502, "upstream", retry=True, end="failed", cause="connect")
+CONNECT_TIMEOUT: Final = Kind("connect_timeout", 502, "upstream", retry=True, end="failed", cause="connect")
 NO_TARGET: Final = Kind("no_target", 503, "upstream", retry=True, end="failed")
-UPSTREAM_RESET: Final = Kind("upstream_reset", 502, "upstream", retry=True, end="failed")
+UPSTREAM_RESET: Final = Kind("upstream_reset", 502, "upstream", retry=True, end="failed", cause="reset")
 UPSTREAM_MALFORMED: Final = Kind("upstream_malformed", 502, "upstream", retry=True, end="failed")
-UPSTREAM_CREDENTIAL_REFUSED: Final = Kind("upstream_credential_refused", 502, "upstream", end="failed")
-UPSTREAM_CUT: Final = Kind("upstream_cut", 502, "upstream", retry=True, end="cut")
+UPSTREAM_CREDENTIAL_REFUSED: Final = Kind(
+    "upstream_credential_refused", 502, "upstream", end="failed", cause="upstream_credential_refused"
+)
+UPSTREAM_CUT: Final = Kind("upstream_cut", 502, "upstream", retry=True, end="cut", cause="reset")
 SEND_TIMEOUT: Final = Kind("send_timeout", 504, "upstream", retry=True, end="failed")
-FIRST_BYTE_TIMEOUT: Final = Kind("first_byte_timeout", 504, "upstream", retry=True, end="failed")
+FIRST_BYTE_TIMEOUT: Final = Kind("first_byte_timeout", 504, "upstream", retry=True, end="failed", cause="first_byte")
+FIRST_TOKEN_TIMEOUT: Final = Kind("first_token_timeout", 504, "upstream", retry=True, end="failed", cause="first_token")
 IDLE_TIMEOUT: Final = Kind("idle_timeout", 504, "upstream", retry=True, end="stalled")
 TOTAL_TIMEOUT: Final = Kind("total_timeout", 504, "upstream", retry=True, end="stalled")
+# What an upstream reports in a stream in place of content, as the answer that it should have been.
+UPSTREAM_ERROR: Final = Kind("upstream_error", 500, "upstream", retry=True, end="failed")
+UPSTREAM_RATE_LIMITED: Final = Kind("upstream_rate_limited", 429, "upstream", retry=True, end="failed")
+UPSTREAM_OVERLOADED: Final = Kind("upstream_overloaded", 529, "upstream", retry=True, end="failed")
 
 
 @dataclass(frozen=True, slots=True)

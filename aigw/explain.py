@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 from aigw.admit import (
     Admission,
     admit,
+    fitted,
+    is_bound,
     is_probe,
     listed,
     members_of,
@@ -19,9 +21,8 @@ from aigw.admit import (
     model_of_json,
     too_large,
     unlisted,
-    with_model,
 )
-from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Resolved, Snapshot, Target, Upstream
+from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Plan, Resolved, Snapshot, Target, Upstream
 from aigw.errors import Failure, Refused
 from aigw.forward import request_message, request_prefix
 from aigw.meters import Meters
@@ -29,12 +30,11 @@ from aigw.policies.allowance import whose
 from aigw.policies.estimate import Estimate, estimate
 from aigw.policies.limits import Limits
 from aigw.providers import CREDENTIAL_HEADERS
-from aigw.route import View, choose, find
+from aigw.route import View, choose, find, plan, speaks
 from aigw.sample import Sample, add_key, message
 from aigw.shared import Cells
 from aigw.wire.fields import line_name
 from aigw.wire.head import RequestHead, RequestParser, key_of
-from aigw.wire.jsonspan import include_usage
 
 MASK: Final = "***"
 NEW_ID: Final = "(a new one)"  # in the head, where the sample brings no id
@@ -53,9 +53,11 @@ class Explained:
         "candidate",
         "failure",
         "head",
+        "is_bound",
         "members",
         "model",
         "patches",
+        "planned",
         "request",
         "resolved",
     )
@@ -67,6 +69,8 @@ class Explained:
         self.model: str | None = None
         self.resolved: Resolved | None = None
         self.candidate: Candidate | None = None
+        self.planned: Plan | None = None
+        self.is_bound = False
         self.failure: Failure | None = None
         self.answer = ""
         self.head = b""
@@ -144,7 +148,6 @@ def decide(snapshot: Snapshot, sample: Sample, wall: float, view: View) -> Expla
 def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View) -> None:
     """From the body to the candidate, and to the head that asks it."""
     members: dict[str, Any] = {}
-    span: tuple[int, int] | None = None
     done.model = admission.found.endpoint.model
     if admission.source == "body":
         read = model_of_json(done.body)
@@ -160,40 +163,47 @@ def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View
         if isinstance(form, Failure):
             done.failure = form
             return
-        done.model, span = form.model, form.span
+        done.model = form.model
     resolved = find(admission.found, admission.dialect, admission.key, done.model)
     if isinstance(resolved, Failure):
         done.failure = resolved
         return
     done.resolved = resolved
+    done.planned = plan(admission.found, admission.key, resolved)
+    done.is_bound = admission.source == "body" and is_bound(done.body, members)
     candidate = resolved.only or choose(resolved, view)
+    if isinstance(candidate, Failure):
+        candidate = _elsewhere(done, admission, view, candidate)
     if isinstance(candidate, Failure):
         done.failure = candidate
         return
     done.candidate = candidate
     whole = done.body
     patched = False
-    sent = candidate.sent
-    if admission.source == "body":
-        asking = None
-        if candidate.injects and admission.found.endpoint.streams_usage:
-            asking = include_usage(whole, members)
-        if asking is not None:
-            patched = True
-            whole = asking
-            done.patches.append("stream_options.include_usage is set, to learn the usage; the client does not see it")
-    if candidate.renamed and sent is not None:
-        done.patches.append(f"the model's name becomes {sent!r}")
-        if admission.source == "body":
-            whole = with_model(whole, members, sent)
-        elif span is not None:
-            whole = whole[: span[0]] + sent.encode() + whole[span[1] :]
+    if admission.source in ("body", "form"):
+        whole, patched = fitted(admission, whole, candidate, members)
+    if patched:
+        done.patches.append("stream_options.include_usage is set, to learn the usage; the client does not see it")
+    if candidate.renamed and candidate.sent is not None:
+        done.patches.append(f"the model's name becomes {candidate.sent!r}")
     head = admission.head
     prefix = request_prefix(snapshot, admission.found, candidate, head, patched=patched)
     request_id = head.request_id or NEW_ID.encode()
     asked = request_message(prefix, request_id, b"", head.line.method, len(whole), whole)
     done.head = asked[: len(asked) - len(whole)]
     done.body = whole
+
+
+def _elsewhere(done: Explained, admission: Admission, view: View, failure: Failure) -> Candidate | Failure:
+    """The first fallback's candidate, where there is none for the model itself."""
+    planned = done.planned
+    if planned is None or done.is_bound or not planned.retry.takes(failure.kind.cause, failure.kind.status):
+        return failure
+    for other in planned.fallbacks:
+        candidate = choose(other, view) if speaks(other, admission.found, admission.dialect) else failure
+        if not isinstance(candidate, Failure):
+            return candidate
+    return failure
 
 
 # the words ------------------------------------------------------------------------------------------------------------
@@ -255,6 +265,9 @@ class _Words:
         if done.resolved is not None:
             plan["model"] = _model(done.resolved, done.model, admission.found if admission else None)
             plan["candidates"] = self._candidates(done.resolved)
+            if done.planned is not None and admission is not None:
+                plan["retry"] = _retry(done.planned)
+                plan["fallbacks"] = [self._fallback(other, admission) for other in done.planned.fallbacks]
             plan["limits"] = self._limits
         elif done.model is not None:
             plan["model"] = {"asked": done.model}
@@ -293,6 +306,26 @@ class _Words:
             entry["why"] = self._why(candidate, total, is_known and candidate is chosen)
             described.append(entry)
         return described
+
+    def _fallback(self, resolved: Resolved, admission: Admission) -> dict[str, Any]:
+        """A model that may be tried next; they stand in their order."""
+        targets = [one.target.name for one in resolved.candidates if one.target.weight]
+        why = "tried when what came before has failed"
+        if self._done.is_bound:
+            why = "no candidate: the request refers to what another provider keeps"
+        elif not speaks(resolved, admission.found, admission.dialect):
+            why = f"no candidate: it does not speak {admission.dialect}'s API"
+        elif not targets:
+            why = "no candidate: all of its targets have weight 0"
+        sent = [one.sent for one in resolved.candidates][:1]
+        return {
+            "entry": resolved.entry,
+            "upstream": resolved.upstream.name,
+            "model": sent[0] if sent else None,
+            "targets": targets,
+            "chosen": self._done.candidate in resolved.candidates,
+            "why": why,
+        }
 
     def _why(self, candidate: Candidate, total: int, is_chosen: bool) -> str:
         target = candidate.target
@@ -337,6 +370,17 @@ def _model(resolved: Resolved, asked: str | None, found: Match | None) -> dict[s
     else:
         why = "the rule names the upstream"
     return {"asked": asked, "entry": resolved.entry, "upstream": resolved.upstream.name, "why": why}
+
+
+def _retry(planned: Plan) -> dict[str, Any]:
+    """How often, and after what; of which level of the config it is."""
+    retry = planned.retry
+    why = {
+        "fallback": "what a model with fallbacks has where there is no retry",
+        "": "only the first content has a deadline (first_token)",
+    }.get(planned.source, f"the {planned.source}'s retry, the most specific one")
+    budget = f"{retry.budget:.0%}"
+    return {"attempts": retry.attempts, "when": list(retry.when), "budget": budget, "why": why}
 
 
 def _refusal(failure: Failure) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def forwarded(lines: bytes, target: Target) -> bytes:
     return b"".join([line + b"\r\n" for line in lines.split(b"\r\n")[:-1] if line_name(line) not in removed])
 
 
-def response_prefix(head: ResponseHead, candidate: Candidate, *, says_aigw: bool) -> bytes:
+def response_prefix(head: ResponseHead, candidate: Candidate, *, says_aigw: bool, attempts: int = 1) -> bytes:
     """The head of a relayed response, up to what differs from one exchange to the next."""
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept]
     if not candidate.target.upstream.private:
@@ -87,7 +87,7 @@ def response_prefix(head: ResponseHead, candidate: Candidate, *, says_aigw: bool
     if says_aigw:
         if head.request_id is not None:
             lines.append(b"x-aigw-upstream-request-id: " + head.request_id)
-        lines.append(candidate.answer)
+        lines.append(candidate.answer if attempts == 1 else candidate.answer[:-1] + b"%d" % attempts)
     return b"\r\n".join(lines) + b"\r\n"
 
 

@@ -32,6 +32,7 @@ from aigw.proxy.pool import Pool
 from aigw.proxy.secure import HTTP_REQUEST, WRITE_LIMIT, Wrapped
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
+from aigw.proxy.trying import Budget
 from aigw.proxy.upstream import UpstreamConnection
 from aigw.shared import CONNECTIONS, GENERATION, Cells
 from aigw.wire.head import RequestParser, ResponseParser
@@ -101,6 +102,7 @@ class Gateway:
         self.pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
         self._cursors: dict[str, int] = {}
+        self._budgets: dict[str, Budget] = {}  # of retries, by upstream
         self.collected = 0  # bytes of request bodies that are held
         self._id_random = os.urandom(8).hex().encode()
         self._id_prefix = self._id_random + b"000000"
@@ -152,6 +154,7 @@ class Gateway:
             while most is not None and pool.idle and pool.busy + len(pool.idle) + pool.dialling > most:
                 pool.idle[0].abort()  # it was not too many before
         self._cursors = {name: self._cursors.get(name, 0) for name in snapshot.upstreams}
+        self._budgets = {name: budget for name, budget in self._budgets.items() if name in snapshot.upstreams}
         most = snapshot.connections_bound
         if self._descriptors is not None:
             most = min(most, max((self._descriptors - SPARE_DESCRIPTORS) // 2, 1))
@@ -364,6 +367,13 @@ class Gateway:
         """A choice was made for the upstream: the next one is another's turn."""
         if len(upstream.sequence) > 1:
             self._cursors[upstream.name] = self._cursors.get(upstream.name, 0) + 1
+
+    def budget(self, upstream: str) -> Budget:
+        """The retries that there may still be of an upstream."""
+        budget = self._budgets.get(upstream)
+        if budget is None:
+            budget = self._budgets[upstream] = Budget(monotonic())
+        return budget
 
     def report(self, error: Exception, where: object) -> None:
         """A fault of ours, for the operator's log; the loop's handler decides how it is told."""

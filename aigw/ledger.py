@@ -27,6 +27,14 @@ _OK: Final = b'"end":"ok","fault":"none"'
 _CLIENT_ENDS: Final = frozenset({"client_gone", "client_slow"})
 
 
+class Attempts(Protocol):
+    """What the ledger reads of an exchange that may have had more than one attempt."""
+
+    def told(self, outcome: str, now: float) -> list[dict[str, Any]]:
+        """Each one's `target`, `outcome` and `ms`, the last of which ended so; none where there is nothing to tell."""
+        ...
+
+
 class Finished(Protocol):
     """What the ledger reads of an exchange. Times are monotonic seconds; 0.0 is never."""
 
@@ -44,6 +52,9 @@ class Finished(Protocol):
     sent_at: float
     head_at: float
     overhead: bytes  # as it was said to the client, b"" where it was not
+
+    @property
+    def trying(self) -> Attempts | None: ...
 
 
 def record(
@@ -68,8 +79,13 @@ def record(
     else:
         described = describe(admission, exchange.candidate, exchange.model)
     more = b""
+    if exchange.trying is not None:
+        outcome = failure.kind.code if failure is not None else str(exchange.status) if end == "ok" else end
+        attempts = exchange.trying.told(outcome, now)
+        if attempts:
+            more = b',"attempts":' + _json(attempts)
     if exchange.head_at:
-        more = b',"overhead_ms":' + (exchange.overhead or b"%.3f" % ((exchange.acquiring_at - started) * 1e3))
+        more += b',"overhead_ms":' + (exchange.overhead or b"%.3f" % ((exchange.acquiring_at - started) * 1e3))
         response = exchange.response
         if response is not None and (response.request_id or response.own_id):
             upstream_id = response.request_id or response.own_id or b""

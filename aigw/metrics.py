@@ -26,6 +26,7 @@ from aigw.counters import (
     REFUSED,
     SUM,
     TOKENS,
+    TRIED,
     UNKNOWN,
     Labels,
     labels_of,
@@ -75,6 +76,7 @@ class _Collector:
         for labels, count in sorted(requests.items()):
             total.add_metric(labels, count)
         yield total
+        yield self._attempts(requests)
         duration = HistogramMetricFamily(
             "aigw_request_duration_seconds", "From a request's head to its exchange's end.", labels=ROUTE
         )
@@ -91,6 +93,27 @@ class _Collector:
         yield duration
         yield used
         yield spent
+
+    def _attempts(self, requests: dict[Labels, int]) -> Metric:
+        """An exchange's last attempt is part of how it ended, those before were counted for themselves."""
+        attempts: dict[tuple[str, str], int] = {}
+        for labels, count in requests.items():
+            if labels.upstream != UNKNOWN:
+                way = labels.upstream, labels.status
+                attempts[way] = attempts.get(way, 0) + count
+        for text, (count,) in self._cells.totals(TRIED).items():
+            name, _, status = text.decode().rpartition("/")
+            if count:
+                way = (name or status), status
+                attempts[way] = attempts.get(way, 0) + count
+        total = CounterMetricFamily(
+            "aigw_attempts",
+            "Attempts at an upstream, by its status or the one that the gateway makes of its failure.",
+            labels=("upstream", "outcome"),
+        )
+        for way, count in sorted(attempts.items()):
+            total.add_metric(way, count)
+        return total
 
     def _own(self) -> Iterator[Metric]:
         overhead = HistogramMetricFamily(

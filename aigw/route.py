@@ -7,13 +7,16 @@ serving advances the cursor afterwards. No clock, no socket.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, Protocol
 
+from aigw.config.retry import FALLBACK, NEVER, Retry
 from aigw.config.snapshot import (
     Candidate,
     GatewaySpec,
     Key,
     Match,
+    Plan,
     Resolved,
     Rule,
     Snapshot,
@@ -138,7 +141,7 @@ def find(found: Match, dialect: str, key: Key | None, model: str | None) -> Reso
         return Failure(
             MODEL_NOT_FOUND, f"the model {model!r} does not exist here; GET /v1/models lists those that do", "model"
         )
-    if found.endpoint.kind == "inference" and dialect not in resolved.upstream.dialects:
+    if not speaks(resolved, found, dialect):
         spoken = " or ".join(_HOME[name] for name in sorted(resolved.upstream.dialects))
         return Failure(
             DIALECT_MISMATCH, f"the model {model!r} does not speak {dialect}'s API; ask for it at {spoken}", "model"
@@ -164,9 +167,39 @@ def _default(found: Match, dialect: str, key: Key | None) -> Resolved | Failure:
     return resolved
 
 
-def choose(resolved: Resolved, view: View) -> Candidate | Failure:
-    """One target of the upstream, by its balance."""
+def plan(found: Match, key: Key | None, resolved: Resolved) -> Plan | None:
+    """What may follow a first attempt: the most specific `retry`, and the fallbacks of the model. None where there is
+    neither, and no deadline for the first content."""
+    rule = found.rule
+    first_token = resolved.first_token or rule.first_token
+    levels: tuple[tuple[str, Retry | None], ...] = (
+        ("key", key.retry if key is not None else None),
+        ("model", resolved.retry),
+        ("rule", rule.retry),
+        ("gateway", found.gateway.retry),
+    )
+    for source, retry in levels:
+        if retry is not None:
+            return Plan(retry, source, resolved.fallbacks, first_token)
+    if resolved.fallbacks:
+        return Plan(FALLBACK, "fallback", resolved.fallbacks, first_token)
+    if first_token is not None or resolved.upstream.timeouts.first_token is not None:
+        return Plan(NEVER, "", (), first_token)
+    return None
+
+
+def speaks(resolved: Resolved, found: Match, dialect: str) -> bool:
+    """Whether a request like this could go to the model: it is never translated."""
+    return found.endpoint.kind != "inference" or dialect in resolved.upstream.dialects
+
+
+def choose(resolved: Resolved, view: View, tried: Collection[Candidate] = ()) -> Candidate | Failure:
+    """One target of the upstream, by its balance; one that was tried only where no other has a weight."""
     candidates = resolved.candidates
+    if tried:
+        fresh = [one for one in candidates if one.target.weight and one not in tried]
+        if fresh:
+            return min(fresh, key=lambda one: (view.in_flight(one.target) + 1) / one.target.weight)
     upstream = resolved.upstream
     sequence = upstream.sequence
     if len(sequence) == 1:  # one target, or one that has any weight

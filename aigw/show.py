@@ -33,6 +33,7 @@ def plan(found: Mapping[str, Any]) -> str:
         rows.append(("model", model["asked"]))
     if "candidates" in found:
         rows += _labelled("targets", _candidates(found["candidates"]))
+        rows += _again(found)
         rows += _labelled("limits", [_limit(limit) for limit in found["limits"]] or ["none"])
     rows += _outcome(found)
     return _lines(rows)
@@ -62,6 +63,20 @@ def _candidates(candidates: list[Mapping[str, Any]]) -> list[str]:
         + str(candidate["why"])
         for candidate in candidates
     ]
+
+
+def _again(found: Mapping[str, Any]) -> list[Row]:
+    """What may follow a first attempt."""
+    retry = found.get("retry")
+    if retry is None:
+        return []
+    after = f" after {', '.join(retry['when'])}" if retry["when"] else ""
+    rows = [("attempts", f"{retry['attempts']} per upstream{after}; retries up to {retry['budget']} ({retry['why']})")]
+    fallbacks = [
+        f"{'>' if other['chosen'] else ' '} {other['entry']} -> {other['upstream']}: {other['why']}"
+        for other in found["fallbacks"]
+    ]
+    return rows + _labelled("fallbacks", fallbacks)
 
 
 def _outcome(found: Mapping[str, Any]) -> list[Row]:

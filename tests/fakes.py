@@ -19,6 +19,7 @@ from typing import Any
 
 from aigw.config import snapshot
 from aigw.gateway import Gateway
+from aigw.mock import MockConnection, Settings
 
 LIMIT = 5.0  # seconds any single wait may take
 NO_TIMEOUTS: dict[str, Any] = {"first_token": None, "total": None}
@@ -59,6 +60,8 @@ def model(upstream_name: str, real: str | None = None, **fields: Any) -> dict[st
         "hidden": False,
         "timeouts": NO_TIMEOUTS,
         "limits": [],
+        "fallback": [],
+        "retry": None,
     } | fields
 
 
@@ -74,6 +77,7 @@ def rule(name: str = "api", path: str = "/*", **fields: Any) -> dict[str, Any]:
         "public": False,
         "timeouts": NO_TIMEOUTS,
         "limits": [],
+        "retry": None,
     } | fields
 
 
@@ -87,12 +91,17 @@ def key(text: str, **fields: Any) -> dict[str, Any]:
         "previous": None,
         "resources": False,
         "limits": [],
+        "retry": None,
     } | fields
 
 
 def limit(unit: str, amount: int, window: float | str | None = None, per: str = "gateway", **fields: Any) -> Any:
     """An item of a `limits`, with its `per` filled in."""
     return {"unit": unit, "amount": amount, "window": window, "per": per, "shadow": False} | fields
+
+
+def retry(*when: str, attempts: int = 2, budget: float = 1.0) -> dict[str, Any]:
+    return {"attempts": attempts, "when": list(when), "budget": budget}
 
 
 def gateway(*rules: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -103,6 +112,7 @@ def gateway(*rules: dict[str, Any], **fields: Any) -> dict[str, Any]:
         "models": {"*": model("up")},
         "rules": list(rules) or [rule()],
         "limits": [],
+        "retry": None,
     } | fields
 
 
@@ -570,6 +580,74 @@ async def stub(
     finally:
         server.close()
         await up.stop()
+
+
+def in_turn(*handlers: Handler | bytes) -> Handler:
+    """What is done for one request after the other; the last one for all that follow."""
+    left = list(handlers)
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        step = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(step, bytes):
+            await connection.send(step)
+        else:
+            await step(connection, seen)
+
+    return handler
+
+
+async def resets(connection: Connection, seen: Seen) -> None:
+    connection.reset()
+
+
+async def hangs(connection: Connection, seen: Seen) -> None:
+    """No answer, until the gateway gives up."""
+    await connection.gone()
+
+
+class Mocked:
+    """The built-in mock as an upstream, which fails as its words say; `requests` are those it was asked."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def mock(words: str = "") -> AsyncIterator[Mocked]:
+    """With `refuse`, a port that takes no connection."""
+    made = Mocked()
+    settings = Settings.parse(words)
+    members: set[MockConnection] = set()
+
+    class Counted(MockConnection):
+        __slots__ = ()
+
+        def data_received(self, data: bytes) -> None:
+            made.requests += data.count(b" HTTP/1.1\r\nhost:")
+            super().data_received(data)
+
+    sock = socket.create_server(("127.0.0.1", 0)) if settings.failure != "refuse" else socket.socket()
+    if settings.failure == "refuse":
+        sock.bind(("127.0.0.1", 0))  # and does not listen
+    made.port = sock.getsockname()[1]
+    loop = asyncio.get_running_loop()
+    server = None
+    if settings.failure != "refuse":
+        server = await loop.create_server(lambda: Counted(settings, loop, members), sock=sock)
+    try:
+        yield made
+    finally:
+        if server is not None:
+            server.close()
+        for member in list(members):
+            member.close()
+        await until(lambda: not members, "connections of the mock closed")
+        sock.close()
 
 
 class Deaf:

@@ -13,7 +13,7 @@ KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, K
 STATUSES = {
     "client": {400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 429, 431, 505},
     "gateway": {500, 503},
-    "upstream": {502, 503, 504},
+    "upstream": {429, 500, 502, 503, 504, 529},
 }
 
 

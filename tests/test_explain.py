@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from counted import Turn
-from fakes import Answer, Running, document, gateway, key, limit, model, rule, running, stub, target, upstream
+from fakes import Answer, Running, document, gateway, key, limit, model, post, rule, running, stub, target, upstream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -381,3 +381,83 @@ def test_limits_that_apply_and_what_is_left_of_them() -> None:
     assert plan["refusal"]["message"].startswith("the API key 'demo' may make 3 requests in 1m0s, and has; try again")
     assert "requests/1m per key on gateway: the API key 'demo', 3, 0 left, takes 1" in show.plan(plan)
     assert "; counted only" in show.plan(plan)
+
+
+def again(**fields: Any) -> dict[str, Any]:
+    """A plan of a gateway whose model `m` has fallbacks."""
+    upstreams = {
+        "one": upstream(target("http://one.example", weight=fields.pop("weight", 1)), dialects=["openai", "anthropic"]),
+        "two": upstream(target("http://two.example")),
+        "idle": upstream(target("http://idle.example", weight=0)),
+        "claude": upstream(target("http://claude.example"), provider="anthropic"),
+    }
+    models = {
+        "m": model("one", fallback=["opus", "idle", "fast"], retry=fields.pop("retry", None)),
+        "opus": model("claude"),
+        "idle": model("idle"),
+        "fast": model("two", "llama"),
+    }
+    compiled = snapshot.compile(document(upstreams, gateways={"default": gateway(models=models)}), 1)
+    return explain(compiled, Sample.of({"path": "/v1/chat/completions", "model": "m"} | fields), 0.0)
+
+
+def test_fallbacks_in_their_order() -> None:
+    plan = again()
+    assert plan["retry"] == {
+        "attempts": 1,
+        "when": ["connect", "first_byte", "429", "5xx"],
+        "budget": "20%",
+        "why": "what a model with fallbacks has where there is no retry",
+    }
+    assert [(other["entry"], other["model"], other["targets"], other["why"]) for other in plan["fallbacks"]] == [
+        ("opus", "opus", ["a"], "no candidate: it does not speak openai's API"),
+        ("idle", "idle", [], "no candidate: all of its targets have weight 0"),
+        ("fast", "llama", ["a"], "tried when what came before has failed"),
+    ]
+    lines = show.plan(plan).splitlines()
+    assert (
+        "attempts    1 per upstream after connect, first_byte, 429, 5xx; retries up to 20% "
+        "(what a model with fallbacks has where there is no retry)" in lines
+    )
+    assert "fallbacks     opus -> claude: no candidate: it does not speak openai's API" in lines
+    assert "              fast -> two: tried when what came before has failed" in lines
+
+
+def test_the_retry_that_holds() -> None:
+    plan = again(retry={"attempts": 3, "when": ["429"], "budget": 0.5})
+    assert plan["retry"] == {
+        "attempts": 3,
+        "when": ["429"],
+        "budget": "50%",
+        "why": "the model's retry, the most specific one",
+    }
+
+
+def test_a_bound_request_has_no_fallback() -> None:
+    plan = again(path="/v1/responses", body={"model": "m", "previous_response_id": "resp_1"})
+    whys = {other["why"] for other in plan["fallbacks"]}
+    assert whys == {"no candidate: the request refers to what another provider keeps"}
+
+
+def test_a_fallback_answers_where_nobody_else_could() -> None:
+    plan = again(weight=0)
+    assert (plan["outcome"], plan["head_to"]) == ("forwarded", "a")
+    assert "host: two.example" in plan["head"]
+    assert plan["patches"] == ["the model's name becomes 'llama'"]
+    assert [other["chosen"] for other in plan["fallbacks"]] == [False, False, True]
+    assert "            > fast -> two: tried when what came before has failed" in show.plan(plan).splitlines()
+    plan = again(weight=0, retry={"attempts": 3, "when": ["429"], "budget": 0.5})
+    assert plan["refusal"]["code"] == "no_target"
+
+
+async def test_a_fallback_is_served_as_it_is_explained() -> None:
+    async with stub() as up:
+        upstreams = {"idle": upstream(target("http://127.0.0.1:1", weight=0)), "two": upstream(target(up.url))}
+        models = {"m": model("idle", fallback=["fast"]), "fast": model("two", "llama")}
+        config = document(upstreams, gateways={"default": gateway(models=models)})
+        plan = explain(snapshot.compile(config, 1), Sample.of({"path": "/v1/chat/completions", "model": "m"}), 0.0)
+        async with running(config) as run:
+            answer = await run.ask(post("/v1/chat/completions", b'{"model": "m"}'))
+            assert answer.headers["x-aigw-upstream"] == "two"
+            assert plan["head"][0] == up.last.line.decode()
+            assert json.loads(up.last.body)["model"] == "llama"

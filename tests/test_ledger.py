@@ -57,6 +57,7 @@ class Ended:
     sent_at: float = 100.005
     head_at: float = 100.505
     overhead: bytes = b""
+    trying: Any = None
 
 
 def exchange(

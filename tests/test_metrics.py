@@ -50,6 +50,9 @@ def used(cells: Cells) -> None:
         cells.row(row)[shared.LOG_DROPPED] = 7
     failure = Failure(UPSTREAM_CREDENTIAL_REFUSED, "")
     counting.count(ended(compiled, status=502), "failed", failure, 1000.5, None)
+    for _ in range(2):
+        counting.tried("up", 502, "reset")
+    counting.tried("b", 429, "")
 
 
 def read(cells: Cells, **fields: object) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -74,6 +77,9 @@ def test_counts_of_all_workers_are_one(made: Cells) -> None:
     assert value(samples, "aigw_requests_total", **OK) == 4
     assert value(samples, "aigw_requests_total", **OK | {"model": ODD}) == 2
     assert value(samples, "aigw_requests_total", **OK | {"status": "502", "end": "failed", "fault": "upstream"}) == 1
+    assert value(samples, "aigw_attempts_total", upstream="up", outcome="200") == 6
+    assert value(samples, "aigw_attempts_total", upstream="up", outcome="502") == 3  # of which two were tried again
+    assert value(samples, "aigw_attempts_total", upstream="b", outcome="429") == 1
     lost = dict.fromkeys(OK, "-") | {"end": "worker_lost", "fault": "gateway"}
     assert value(samples, "aigw_requests_total", **lost) == 4
     for bound, count in {"0.01": 0, "0.025": 2, "0.5": 3, "1.0": 3, "2.5": 5, "600.0": 5, "+Inf": 5}.items():

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import trustme
-from fakes import Answer, Connection, Running, Seen, Stub, get, ok, post, running, stub, until
+from fakes import Answer, Connection, Running, Seen, Stub, get, in_turn, ok, post, running, stub, until
 from fakes import deaf as no_answer
 
 from aigw.config import later, schema, store
@@ -308,6 +308,19 @@ async def together(world: World) -> object:
     return seen
 
 
+def failing(first: bytes, look: Look) -> Look:
+    """The same, with an upstream whose first answer is this."""
+
+    async def failed(world: World) -> object:
+        before, world.up.handler = world.up.handler, in_turn(first, ok(b"up"))
+        try:
+            return await look(world)
+        finally:
+            world.up.handler = before
+
+    return failed
+
+
 UPSTREAM = "{up: {provider: openai, targets: [{url: URL}]}}"
 GATEWAY = "{default: {auth: none, models: {gpt-4o: up}}}"
 
@@ -354,6 +367,11 @@ UPLOAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gw\r\ncontent-length: 100
 HTTP = "provider: http, targets: [{url: URL}]"
 AI = "provider: openai, targets: [{url: URL}]"
 SECURE = "provider: openai, targets: [{url: SECURE}]"
+
+
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAMED = post(CHAT, b'{"model": "gpt-4o", "stream": true}')
+BUSY = ok(status=b"429 Too Many Requests")
 
 
 def digest_of(key: str) -> str:
@@ -476,6 +494,11 @@ CASES: dict[str, tuple[str, str, Look]] = {
         up(f"{AI}, timeouts: {{first_byte: 100ms}}"),
         with_upstream(b"", ends(REQUEST, head=True)),
     ),
+    "upstreams.*.timeouts.first_token": (
+        up(AI),
+        up(f"{AI}, timeouts: {{first_token: 100ms}}"),
+        with_upstream(STREAM, ends(STREAMED, head=True)),
+    ),
     "upstreams.*.timeouts.idle": (up(AI), up(f"{AI}, timeouts: {{idle: 100ms}}"), with_upstream(BEGUN, ends(REQUEST))),
     "upstreams.*.timeouts.pool_idle": (up(AI), up(f"{AI}, timeouts: {{pool_idle: 20s}}"), kept),
     "upstreams.*.timeouts.queue": (
@@ -545,6 +568,21 @@ CASES: dict[str, tuple[str, str, Look]] = {
         model("{upstream: up}"),
         model("{upstream: up, model: real}"),
         sent(lambda seen: json.loads(seen.body)["model"]),
+    ),
+    "gateways.*.models.*.fallback": (
+        up(AI).replace("gpt-4o: up", "gpt-4o: up, o1: other"),
+        up(AI).replace("gpt-4o: up", "gpt-4o: {upstream: up, fallback: [o1]}, o1: other"),
+        failing(BUSY, body()),
+    ),
+    "gateways.*.models.*.timeouts.first_token": (
+        model("{upstream: up}"),
+        model("{upstream: up, timeouts: {first_token: 100ms}}"),
+        with_upstream(STREAM, ends(STREAMED, head=True)),
+    ),
+    "gateways.*.rules.*.timeouts.first_token": (
+        gateway("auth: none, models: {gpt-4o: up}, rules: [{name: a, path: /*}]"),
+        gateway("auth: none, models: {gpt-4o: up}, rules: [{name: a, path: /*, timeouts: {first_token: 100ms}}]"),
+        with_upstream(STREAM, ends(STREAMED, head=True)),
     ),
     "gateways.*.models.*.timeouts.total": (
         model("{upstream: up}"),
@@ -636,6 +674,29 @@ CASES: dict[str, tuple[str, str, Look]] = {
 }  # fmt: skip
 for where, place in LIMITED.items():
     CASES |= {f"{where}.limits.*.{unit}": case for unit, case in limited(place).items()}
+
+# A retry may stand on four levels: where each says it, and each of its keys without effect and with one.
+RETRIED: dict[str, Callable[[str], str]] = {
+    "gateways.*": lambda text: client_key(digest_of(KEY)).replace("models:", f"{text}, models:"),
+    "gateways.*.keys.*": lambda text: client_key(f"{digest_of(KEY)}, {text}"),
+    "gateways.*.models.*": lambda text: client_key(digest_of(KEY)).replace(
+        "gpt-4o: up,", f"gpt-4o: {{upstream: up, {text}}},"
+    ),
+    "gateways.*.rules.*": lambda text: client_key(digest_of(KEY)).replace(
+        "models:", f"rules: [{{name: a, path: /*, {text}}}], models:"
+    ),
+}
+for level, stated in RETRIED.items():
+    for name, without in {
+        "attempts": "attempts: 1, when: [429]",
+        "when": "when: [503]",
+        "budget": "budget: 0%",
+    }.items():
+        CASES[f"{level}.retry.{name}"] = (
+            stated(f"retry: {{{without}}}"),
+            stated("retry: {attempts: 2, when: [429], budget: 20%}"),
+            failing(BUSY, status("gpt-4o", *WITH_KEY)),
+        )
 
 # Of the process rather than of its gateway: shown with processes.
 ELSEWHERE = {

@@ -219,6 +219,27 @@ def _models(path: Path, gateway: Mapping[str, Any], upstreams: Mapping[str, Any]
                     yield Finding(place, "is the model itself")
                 elif isinstance(member, str) and not known_model(member, models):
                     yield Finding(place, f"no model is called {quote(member, 'so')}{nearest(member, models)}")
+                elif key == "fallback" and isinstance(member, str):
+                    yield from _across_dialects(place, upstream, _upstream_of(member, models), upstreams)
+
+
+def _across_dialects(path: Path, upstream: object, other: object, upstreams: Mapping[str, Any]) -> Iterator[Finding]:
+    """A fallback that no request of the model could be sent to."""
+    spoken, others = _spoken(upstream, upstreams), _spoken(other, upstreams)
+    if spoken and others and not set(spoken) & set(others):
+        yield Finding(
+            path,
+            f"is answered by {quote(str(other))}, which speaks {' and '.join(others)} and not {' or '.join(spoken)}: "
+            "requests are passed on as they are, never translated",
+        )
+
+
+def _upstream_of(name: str, models: Mapping[str, Any]) -> object:
+    """The upstream of the entry that takes the name: the exact one, or the longest glob."""
+    if name not in models:
+        name = max((model for model in models if known_model(name, {model: None})), key=len, default=name)
+    entry = models.get(name)
+    return entry.get("upstream") if isinstance(entry, dict) else entry
 
 
 def _provider(upstream: object, upstreams: Mapping[str, Any]) -> object:

@@ -14,7 +14,19 @@ from urllib.parse import urlsplit
 
 from aigw.config.checks import DIALECTS
 from aigw.config.problem import Finding, Path, path_text
-from aigw.config.schema import Config, Gateway, Key, Limit, Listen, ModelEntry, Rule, Target, Upstream, UpstreamLimit
+from aigw.config.schema import (
+    Config,
+    Gateway,
+    Key,
+    Limit,
+    Listen,
+    ModelEntry,
+    Retry,
+    Rule,
+    Target,
+    Upstream,
+    UpstreamLimit,
+)
 from aigw.config.values import target_name
 
 __all__ = ["expand", "listener"]
@@ -143,6 +155,7 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         "models": {name: _model(model) for name, model in gateway.models.items()},
         "rules": [_rule(rule) for rule in gateway.rules],
         "limits": _limits("gateway", gateway.limits),
+        "retry": _retry(gateway.retry),
     }
 
 
@@ -156,6 +169,7 @@ def _key(key: Key) -> dict[str, Any]:
         "previous": None if key.previous is None else key.previous.model_dump(),
         "resources": key.resources,
         "limits": _limits("key", key.limits),
+        "retry": _retry(key.retry),
     }
 
 
@@ -167,6 +181,8 @@ def _model(model: ModelEntry) -> dict[str, Any]:
         "hidden": model.hidden,
         "timeouts": model.timeouts.model_dump(),
         "limits": _limits("model", model.limits),
+        "fallback": model.fallback,
+        "retry": _retry(model.retry),
     }
 
 
@@ -183,7 +199,12 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "public": rule.public,
         "timeouts": rule.timeouts.model_dump(),
         "limits": _limits("rule", rule.limits),
+        "retry": _retry(rule.retry),
     }
+
+
+def _retry(retry: Retry | None) -> dict[str, Any] | None:
+    return None if retry is None else retry.model_dump()
 
 
 def _limits(on: str, limits: Sequence[UpstreamLimit]) -> list[dict[str, Any]]:

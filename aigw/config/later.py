@@ -33,17 +33,9 @@ LATER = (
     Later("upstreams.*.hash_on", "balance: hash is"),
     Later("upstreams.*.health", "probing targets is"),
     Later("upstreams.*.eject", "ejecting targets is"),
-    Later("upstreams.*.timeouts.first_token", "first_token is", _is_not("off")),
     Later("upstreams.*.limits", "limiting upstreams is", bool),
     Later("upstreams.*.targets.*.limits", "limiting targets is", bool),
-    Later("gateways.*.retry", "retrying is"),
-    Later("gateways.*.keys.*.retry", "retrying is"),
-    Later("gateways.*.models.*.retry", "retrying is"),
-    Later("gateways.*.models.*.fallback", "falling back to other models is", bool),
     Later("gateways.*.models.*.split", "splitting between models is"),
-    Later("gateways.*.models.*.timeouts.first_token", "first_token is", _is_not("off")),
-    Later("gateways.*.rules.*.retry", "retrying is"),
-    Later("gateways.*.rules.*.timeouts.first_token", "first_token is", _is_not("off")),
 )
 
 

@@ -9,11 +9,13 @@ live inside it and die with it. No clock, no file, no socket here.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from copy import copy
 from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from aigw.config.limits import Limit, limits_of, replaced
+from aigw.config.retry import Retry
 from aigw.prices import Price, Prices
 from aigw.providers import CREDENTIAL_HEADERS, credential_line
 from aigw.providers.endpoints import Endpoint, without_version
@@ -149,15 +151,16 @@ _BARE: Final[dict[str, Any]] = {"headers": {}, "model": {}, "limits": []}
 class UpstreamTimeouts:
     """Deadlines of one upstream in seconds, under the names of the config."""
 
-    __slots__ = ("connect", "first_byte", "idle", "pool_idle", "queue", "send")
+    __slots__ = ("connect", "first_byte", "first_token", "idle", "pool_idle", "queue", "send")
 
-    def __init__(self, spec: Mapping[str, float]) -> None:
-        self.queue = spec["queue"]
-        self.connect = spec["connect"]
-        self.send = spec["send"]
-        self.first_byte = spec["first_byte"]
-        self.idle = spec["idle"]
-        self.pool_idle = spec["pool_idle"]
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.queue: float = spec["queue"]
+        self.connect: float = spec["connect"]
+        self.send: float = spec["send"]
+        self.first_byte: float = spec["first_byte"]
+        self.first_token: float | None = spec["first_token"]
+        self.idle: float = spec["idle"]
+        self.pool_idle: float = spec["pool_idle"]
 
 
 class Candidate:
@@ -178,21 +181,38 @@ class Candidate:
         lines = [f"x-aigw-upstream: {target.upstream.name}"]
         if self.sent is not None:
             lines.append(f"x-aigw-model: {quote(self.sent, safe=_HEADER_SAFE)}")
-        lines.append("x-aigw-attempts: 1")  # until there are retries; a replay is none
+        lines.append(FIRST_ATTEMPT)
         self.answer = "\r\n".join(lines).encode()
         self.first_byte = target.upstream.timeouts.first_byte  # seconds, here for the hot path
         self.idle = target.upstream.timeouts.idle
         self.injects = target.upstream.injects
 
 
+# Said of what the first attempt answered; a replay is none. Later ones put their number there (`proxy.trying`).
+FIRST_ATTEMPT: Final = "x-aigw-attempts: 1"
 # What may stand bare in a header value; a model's name is any text, and must not become a header of its own.
 _HEADER_SAFE: Final = "!#$&'()*+,/:;<=>?@[]^_`{|}~ "
 
 
 class Resolved:
-    """A model name as a client asked for it, found: its entry, and one candidate per target of its upstream."""
+    """A model name as a client asked for it, found: its entry, and one candidate per target of its upstream.
 
-    __slots__ = ("candidates", "entry", "limits", "only", "total", "upstream")
+    `fallbacks` are the models to try next; their candidates are for the name that was asked for, which is what the
+    request holds. `plan` stands in copies for one key and rule, where more than one attempt may be made for them.
+    """
+
+    __slots__ = (
+        "candidates",
+        "entry",
+        "fallbacks",
+        "first_token",
+        "limits",
+        "only",
+        "plan",
+        "retry",
+        "total",
+        "upstream",
+    )
 
     def __init__(self, upstream: Upstream, entry: str | None, asked: str | None, sent: str | None) -> None:
         self.upstream = upstream
@@ -202,12 +222,54 @@ class Resolved:
         self.only = self.candidates[upstream.sequence[0]] if len(upstream.sequence) == 1 else None
         self.total: float | None = None
         self.limits: tuple[Limit, ...] = ()  # the model's
+        self.first_token: float | None = None
+        self.retry: Retry | None = None
+        self.fallbacks: tuple[Resolved, ...] = ()
+        self.plan: Plan | None = None
+
+    def with_plan(self, plan: Plan) -> Resolved:
+        planned = copy(self)
+        planned.plan = plan
+        return planned
+
+
+class Plan:
+    """What may follow the first attempt of a request, and how long its first content may take (see `route.plan`).
+
+    `source` says where the retry stands: `key`, `model`, `rule`, `gateway`; `fallback` and `""` where none does.
+    """
+
+    __slots__ = ("fallbacks", "first_token", "retry", "source")
+
+    def __init__(self, retry: Retry, source: str, fallbacks: tuple[Resolved, ...], first_token: float | None) -> None:
+        self.retry = retry
+        self.source = source
+        self.fallbacks = fallbacks
+        self.first_token = first_token  # seconds; None: what the upstream of an attempt says
+
+    @property
+    def sends_again(self) -> bool:
+        return self.retry.attempts > 1 or bool(self.fallbacks)
 
 
 class Model:
     """A name clients ask for: exact, or a glob with one `*`."""
 
-    __slots__ = ("head", "hidden", "is_glob", "limits", "listed", "name", "real", "tail", "total", "upstream")
+    __slots__ = (
+        "fallback",
+        "first_token",
+        "head",
+        "hidden",
+        "is_glob",
+        "limits",
+        "listed",
+        "name",
+        "real",
+        "retry",
+        "tail",
+        "total",
+        "upstream",
+    )
 
     def __init__(self, name: str, spec: Mapping[str, Any], upstream: Upstream, gateway: str = "") -> None:
         self.name = name
@@ -219,21 +281,30 @@ class Model:
         self.listed: list[str] = spec["list"] or ([] if self.is_glob else [name])
         self.hidden: bool = spec["hidden"]
         self.total: float | None = spec["timeouts"]["total"]
+        self.first_token: float | None = spec["timeouts"]["first_token"]
+        self.fallback: list[str] = spec["fallback"]
+        self.retry = _retry(spec)
 
-    def resolve(self, asked: str) -> Resolved | None:
-        """None where the name is not this model's."""
+    def resolve(self, name: str, asked: str | None = None) -> Resolved | None:
+        """None where the name is not this model's. `asked` is the name in the request, where that is another."""
         star = ""
         if self.is_glob:
-            if not glob_matches(self.head, self.tail, asked):
+            if not glob_matches(self.head, self.tail, name):
                 return None
-            star = asked[len(self.head) : len(asked) - len(self.tail)]
-        elif asked != self.name:
+            star = name[len(self.head) : len(name) - len(self.tail)]
+        elif name != self.name:
             return None
-        sent = asked if self.real is None else self.real.replace("*", star, 1)
-        resolved = Resolved(self.upstream, self.name, asked, sent)
+        sent = name if self.real is None else self.real.replace("*", star, 1)
+        resolved = Resolved(self.upstream, self.name, asked or name, sent)
         resolved.total = self.total
         resolved.limits = self.limits
+        resolved.first_token = self.first_token
+        resolved.retry = self.retry
         return resolved
+
+
+def _retry(spec: Mapping[str, Any]) -> Retry | None:
+    return None if spec["retry"] is None else Retry(spec["retry"])
 
 
 class Key:
@@ -251,6 +322,7 @@ class Key:
         "previous_until",
         "replaces",
         "resources",
+        "retry",
     )
 
     def __init__(self, name: str, spec: Mapping[str, Any], gateway: str = "") -> None:
@@ -261,6 +333,7 @@ class Key:
         self.expires: float | None = spec["expires"]
         self.disabled: bool = spec["disabled"]
         self.resources: bool = spec["resources"]
+        self.retry = _retry(spec)
         self.previous_until: float | None = spec["previous"]["until"] if spec["previous"] else None
         models: list[str] = spec["models"]
         self.all_models = "*" in models
@@ -283,6 +356,7 @@ class Rule:
         "by_model",
         "defaults",
         "exact",
+        "first_token",
         "limits",
         "methods",
         "name",
@@ -290,6 +364,7 @@ class Rule:
         "preserve_host",
         "public",
         "resolved",
+        "retry",
         "strip",
         "total",
     )
@@ -305,6 +380,8 @@ class Rule:
         self.preserve_host: bool = spec["preserve_host"]
         self.public: bool = spec["public"]
         self.total: float | None = spec["timeouts"]["total"]
+        self.first_token: float | None = spec["timeouts"]["first_token"]
+        self.retry = _retry(spec)
         self.by_model = spec["upstream"] is None
         self.resolved = None if self.by_model else Resolved(upstreams[spec["upstream"]], None, None, None)
         default = spec["default"]
@@ -348,6 +425,7 @@ class GatewaySpec:
         "models",
         "name",
         "resolved",
+        "retry",
         "rules",
     )
 
@@ -357,6 +435,7 @@ class GatewaySpec:
         self.auth: bool = spec["auth"] == "keys"
         self.limits = limits_of("gateway", (name,), spec["limits"])
         self.is_limited = bool(self.limits)  # or anything in it
+        self.retry = _retry(spec)
         # digest -> (key, whether this digest is the one before the last rotation)
         self.keys: dict[bytes, tuple[Key, bool]] = {}
         self.models: list[Model] = []
@@ -415,13 +494,25 @@ class GatewaySpec:
         """Exact names first, then the longest glob that fits."""
         found = self.resolved.get(asked)
         if found is None:
-            exact = self.exact.get(asked)
-            for model in (exact,) if exact else self.globs:
-                found = model.resolve(asked)
-                if found is not None:
-                    remember(self.resolved, asked, found)
-                    break
+            model = self._model(asked)
+            found = None if model is None else model.resolve(asked)
+            if model is not None and found is not None:
+                found.fallbacks = tuple(self._fallbacks(model, asked))
+                remember(self.resolved, asked, found)
         return found
+
+    def _model(self, name: str) -> Model | None:
+        return self.exact.get(name) or next(
+            (model for model in self.globs if glob_matches(model.head, model.tail, name)), None
+        )
+
+    def _fallbacks(self, model: Model, asked: str) -> Iterator[Resolved]:
+        """The models of its own list, and not those of theirs. A glob may have the very name that was asked for."""
+        for name in model.fallback:
+            other = self._model(name)
+            found = None if other is None else other.resolve(name, asked)
+            if found is not None and name != asked:
+                yield found
 
 
 class Timeouts:

@@ -8,9 +8,11 @@ for all of them, since clients of every dialect come to one address. Nothing her
 from __future__ import annotations
 
 import zlib
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from aigw.errors import Failure
+import orjson
+
+from aigw.errors import UPSTREAM_ERROR, UPSTREAM_OVERLOADED, UPSTREAM_RATE_LIMITED, Failure, Kind
 from aigw.providers import anthropic, gemini, openai
 from aigw.wire.head import RequestHead
 
@@ -26,6 +28,18 @@ class Dialect(Protocol):
 
     def error_event(self, failure: Failure, request_id: str, path: bytes) -> bytes:
         """The same as an event of the stream that `path` is answered with."""
+        ...
+
+    def reported(self, document: dict[str, Any]) -> dict[str, Any] | None:
+        """The error that an event of a stream reports, with its `message`, `type`, `code` or `status`; None: none."""
+        ...
+
+    def is_content(self, document: dict[str, Any]) -> bool:
+        """Whether an event that reports no error is, or comes behind, what was asked for; what is not known is."""
+        ...
+
+    def is_too_long(self, error: dict[str, Any]) -> bool:
+        """Whether an error is that of a request with more tokens than the model takes."""
         ...
 
 
@@ -64,18 +78,55 @@ _MOST_DECODED: Final = 256 * 1024
 def refuses_credential(body: bytes, coding: bytes) -> bool:
     """Whether the body of a 403 is about the credential. `coding` is its content-encoding, in lower case; what cannot
     be read counts as if it were, since it may quote the credential."""
+    text = _decoded(body, coding)
+    return text is None or _is_about_credentials(text)
+
+
+def is_too_long(body: bytes, coding: bytes, dialect: Dialect) -> bool:
+    """Whether the body of a 400 says that the request has more tokens than the model takes."""
+    try:
+        document = orjson.loads(_decoded(body, coding) or b"")
+    except orjson.JSONDecodeError:
+        return False
+    error = document.get("error") if type(document) is dict else None
+    return type(error) is dict and dialect.is_too_long(error)
+
+
+def _decoded(body: bytes, coding: bytes) -> bytes | None:
+    """None where it cannot be read."""
     if coding in (b"gzip", b"x-gzip"):
         try:
             decoder = zlib.decompressobj(31)
             body = decoder.decompress(body, _MOST_DECODED)
         except zlib.error:
-            return True
-        if not decoder.eof:
-            return True
-    elif coding not in (b"", b"identity"):
-        return True
-    folded = body.lower()
+            return None
+        return body if decoder.eof else None
+    return body if coding in (b"", b"identity") else None
+
+
+def _is_about_credentials(text: bytes) -> bool:
+    folded = text.lower()
     return any(words in folded for words in _ABOUT_CREDENTIALS)
+
+
+# Words and numbers of an error's `type`, `code` or `status`, and the answer it should have been; all others are a 500.
+# OpenAI, Anthropic, Gemini (google.rpc.Code), and servers that put the status itself there.
+_KINDS: Final[dict[object, Kind]] = {
+    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED", 429), UPSTREAM_RATE_LIMITED),
+    **dict.fromkeys(("overloaded_error", "overloaded", "UNAVAILABLE", 503, 529), UPSTREAM_OVERLOADED),
+}
+# Characters of a provider's message that are passed on within ours.
+_LONGEST_MESSAGE: Final = 500
+
+
+def failure_of(error: dict[str, Any]) -> Failure:
+    """What `reported` found, as the answer in place of the stream. What it says of a credential stays here."""
+    said = [error.get(name) for name in ("type", "code", "status")]
+    known = [_KINDS[one] for one in said if type(one) in (str, int) and one in _KINDS]
+    text = str(error.get("message") or next((one for one in said if one), "no reason"))[:_LONGEST_MESSAGE]
+    if _is_about_credentials(text.encode("utf-8", "replace")):
+        text = "something about a credential, which is kept here"
+    return Failure(known[0] if known else UPSTREAM_ERROR, f"the upstream reported an error in place of content: {text}")
 
 
 def dialect_of(path_dialect: str, head: RequestHead) -> str:

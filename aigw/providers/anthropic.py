@@ -5,7 +5,7 @@ Source: Anthropic API reference, "Errors": the type follows from the status, and
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -21,6 +21,7 @@ _TYPES: Final = {
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
+    529: "overloaded_error",
 }
 
 
@@ -42,3 +43,29 @@ def error_body(failure: Failure, request_id: str) -> bytes:
 def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
     """Source: "Streaming messages", error events."""
     return b"event: error\ndata: %b\n\n" % error_body(failure, request_id)
+
+
+# Blocks that are empty when they begin; those of tools that ran at Anthropic's have all they will ever have.
+_EMPTY_BLOCKS: Final = frozenset({"text", "thinking", "tool_use", "server_tool_use"})
+
+
+def reported(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The event `error`, whose `error` is that of an error's body."""
+    if document.get("type") != "error":
+        return None
+    error = document.get("error")
+    return error if type(error) is dict else {"message": str(error)}
+
+
+def is_content(document: dict[str, Any]) -> bool:
+    """`message_start`, `ping` and the beginning of an empty block come before content."""
+    kind = document.get("type")
+    if kind == "content_block_start":
+        block = document.get("content_block")
+        return type(block) is not dict or block.get("type") not in _EMPTY_BLOCKS
+    return kind not in ("message_start", "ping")
+
+
+def is_too_long(error: dict[str, Any]) -> bool:
+    """There is no code for it: "prompt is too long: 200001 tokens > 200000 maximum"."""
+    return str(error.get("message")).startswith("prompt is too long")

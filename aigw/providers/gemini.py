@@ -6,7 +6,7 @@ Source: Google AI for Developers, "Gemini API troubleshooting"; google.rpc.Code 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -24,6 +24,7 @@ _STATUSES: Final = {
     502: "UNAVAILABLE",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
+    529: "UNAVAILABLE",
 }
 
 
@@ -44,3 +45,33 @@ def error_body(failure: Failure, request_id: str) -> bytes:
 def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
     """The body as an event: the SDK raises on an `error` in any."""
     return b"data: %b\n\n" % error_body(failure, request_id)
+
+
+def reported(document: dict[str, Any]) -> dict[str, Any] | None:
+    """An `error` in place of `candidates`."""
+    error = document.get("error")
+    return error if error is None or type(error) is dict else {"message": str(error)}
+
+
+def is_content(document: dict[str, Any]) -> bool:
+    """Anything but an answer that only counts: parts that say something, a reason to finish, a refused prompt."""
+    feedback = document.get("promptFeedback")
+    if type(feedback) is dict and feedback.get("blockReason"):
+        return True
+    candidates = document.get("candidates")
+    if type(candidates) is not list:
+        return candidates is not None
+    return any(type(one) is not dict or _says(one) for one in candidates)
+
+
+def _says(candidate: dict[str, Any]) -> bool:
+    if candidate.get("finishReason") is not None:
+        return True
+    content = candidate.get("content")
+    parts = content.get("parts") if type(content) is dict else None
+    return type(parts) is list and any(type(part) is not dict or any(part.values()) for part in parts)
+
+
+def is_too_long(error: dict[str, Any]) -> bool:
+    """There is no code for it: "The input token count (N) exceeds the maximum number of tokens allowed (M)."."""
+    return "exceeds the maximum number of tokens allowed" in str(error.get("message"))

@@ -5,7 +5,7 @@ Source: OpenAI API reference, "Errors"; `openai` SDK, `_exceptions.py` reads `er
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -40,6 +40,48 @@ def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
         return b"data: %b\n\n" % orjson.dumps({"error": error})
     data = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
     return b"event: error\ndata: %b\n\n" % orjson.dumps({**data, "error": error})
+
+
+# Events of the Responses API that come before anything was said; the item or part in them has only begun.
+_BEGINNINGS: Final = frozenset(
+    f"response.{kind}" for kind in ("created", "queued", "in_progress", "output_item.added", "content_part.added")
+)
+
+
+def reported(document: dict[str, Any]) -> dict[str, Any] | None:
+    """Chat: an `error` in place of `choices`. Responses: the event `error`, which is flat, or `response.failed`."""
+    error = document.get("error")
+    kind = document.get("type")
+    if error is None and kind == "response.failed":
+        response = document.get("response")
+        error = (response.get("error") if type(response) is dict else None) or {"message": "the response failed"}
+    if error is None and kind == "error":
+        return document
+    if error is None or type(error) is dict:
+        return error
+    return {"message": str(error)} if error else None
+
+
+def is_content(document: dict[str, Any]) -> bool:
+    """A chunk whose choices have said nothing but a role, or that has no choices, comes before content."""
+    choices = document.get("choices")
+    if choices is None:
+        return document.get("type") not in _BEGINNINGS
+    if type(choices) is not list:
+        return True
+    return any(type(choice) is not dict or _says(choice) for choice in choices)
+
+
+def _says(choice: dict[str, Any]) -> bool:
+    if choice.get("finish_reason") is not None or choice.get("text"):
+        return True
+    delta = choice.get("delta")
+    return type(delta) is dict and any(value for name, value in delta.items() if name != "role")
+
+
+def is_too_long(error: dict[str, Any]) -> bool:
+    """The code that OpenAI gives a request with more tokens than the model takes."""
+    return error.get("code") == "context_length_exceeded"
 
 
 def _error(failure: Failure) -> dict[str, str | None]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from aigw.admit import PROBES, keeps_state, members_of, model_of_form, model_of_json, too_large, with_model
-from aigw.config.snapshot import remember
+from aigw.admit import PROBES, fitted, keeps_state, members_of, model_of_form, model_of_json, too_large
+from aigw.config.snapshot import Resolved, remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
     Failure,
@@ -29,13 +29,13 @@ from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
 from aigw.proxy.bulk import MOST_SLOW, PIECE
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
+from aigw.proxy.trying import Trying
 from aigw.proxy.upload import Upload
-from aigw.route import choose, find
+from aigw.route import choose, find, plan
 from aigw.shared import IN_FLIGHT
 from aigw.tokens import Tokens
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
 from aigw.wire.head import ResponseHead
-from aigw.wire.jsonspan import include_usage
 from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Exchange:
         "ended",
         "gateway",
         "head_at",
+        "is_special",
         "model",
         "more",
         "overhead",
@@ -99,6 +100,7 @@ class Exchange:
         "status",
         "taken",
         "tap",
+        "trying",
         "upload",
         "upstream",
         "waits_in",
@@ -120,6 +122,7 @@ class Exchange:
         self.model: str | None = None
         self.candidate: Candidate | None = None
         self.taken: Taken | None = None  # of the limits that apply
+        self.trying: Trying | None = None  # where there may be more than one attempt
         # the request's body
         self.body = UPLOADED
         self.whole = b""  # all of it, patched, where it was collected; kept as long as it may be sent again
@@ -127,6 +130,7 @@ class Exchange:
         self.replayable = True
         self.replayed = False  # then only a connection that was not used before will do
         self.patched = False  # it asks for the usage in a stream, which the client did not
+        self.is_special = False  # the answer has to be looked at: it is patched, or may be followed by another attempt
         # what was answered
         self.status = 0  # sent to the client; 0 while nothing was
         self.response: ResponseHead | None = None
@@ -164,6 +168,8 @@ class Exchange:
         else:
             self.body = COLLECTING
             self.upload = Upload(self, length)
+            if source in ("path", "none") and self._keeps(length):
+                source = "kept"
             if admission.total is not None:  # or what the model says, once it is known
                 self.client.total = self.started + admission.total
         if admission.is_special and self._answered():
@@ -184,6 +190,17 @@ class Exchange:
             self.whole = rest
             self.replayable = not admission.keeps_state  # the body may ask for that, and is not read
             self.route(admission.found.endpoint.model)
+
+    def _keeps(self, length: int | None) -> bool:
+        """Whether a body that needs no reading is collected all the same, since it may be sent more than once. One that
+        is too large for that is passed on as it comes."""
+        if length is not None and length > self.snapshot.body_bound:
+            return False
+        admission = self.admission
+        if admission.failure is not None:
+            return False
+        resolved = self._resolve(admission.found.endpoint.model)
+        return isinstance(resolved, Resolved) and resolved.plan is not None and resolved.plan.sends_again
 
     def _answered(self) -> bool:
         """Whether it was answered without an upstream: a probe, a refusal, the list of models."""
@@ -210,16 +227,13 @@ class Exchange:
             self.reply(read)
             return
         model, members = read
-        candidate = self._decide(model, members)
+        candidate = self._decide(model, whole, members)
         if candidate is None:
             return
-        if candidate.injects and self.admission.found.endpoint.streams_usage:
-            asking = include_usage(whole, members)
-            if asking is not None:
-                self.patched = True
-                whole = asking
-        if candidate.renamed and candidate.sent is not None:
-            whole = with_model(whole, members, candidate.sent)
+        if candidate.renamed or (candidate.injects and self.admission.found.endpoint.streams_usage):
+            whole, self.patched = fitted(self.admission, whole, candidate, members)
+            if self.patched:
+                self.is_special = True
         self.whole = whole
         if self.admission.keeps_state and keeps_state(members):
             self.replayable = False
@@ -228,7 +242,8 @@ class Exchange:
     def measure(self, whole: bytes) -> None:
         """The body is complete. It goes on as it is, whatever it is; its members say how much it may use."""
         self.whole = whole
-        candidate = self._decide(self.admission.found.endpoint.model, members_of(whole))
+        self.replayable = not self.admission.keeps_state
+        candidate = self._decide(self.admission.found.endpoint.model, members=members_of(whole))
         if candidate is not None:
             self._acquire(candidate)
 
@@ -237,13 +252,17 @@ class Exchange:
         if isinstance(form, Failure):
             self.reply(form)
             return
-        candidate = self._decide(form.model)
+        candidate = self._decide(form.model, whole)
         if candidate is None:
             return
-        if candidate.renamed and candidate.sent is not None and form.span is not None:
-            whole = whole[: form.span[0]] + candidate.sent.encode() + whole[form.span[1] :]
-        self.whole = whole
+        self.whole, _ = fitted(self.admission, whole, candidate)
         self._acquire(candidate)
+
+    def kept(self, whole: bytes) -> None:
+        """The body is complete that was collected to be sent more than once."""
+        self.whole = whole
+        self.replayable = not self.admission.keeps_state
+        self.route(self.admission.found.endpoint.model)
 
     def route(self, model: str | None) -> None:
         """Where to, for a body that needs no reading (any more)."""
@@ -254,33 +273,54 @@ class Exchange:
             self.upload.rename(candidate.sent)
         self._acquire(candidate)
 
-    def _decide(self, model: str | None, members: dict[str, Any] | None = None) -> Candidate | None:
-        """The candidate, or None where the exchange was answered with the reason that there is none. `members` are the
-        body's, where it was read."""
+    def _resolve(self, model: str | None) -> Resolved | Failure:
+        admission = self.admission
+        resolved = find(admission.found, admission.dialect, admission.key, model)
+        if isinstance(resolved, Resolved):
+            planned = plan(admission.found, admission.key, resolved)
+            if planned is not None:
+                resolved = resolved.with_plan(planned)
+            remember(admission.resolved, model, resolved)
+        return resolved
+
+    def _decide(self, model: str | None, whole: bytes = b"", members: dict[str, Any] | None = None) -> Candidate | None:
+        """The candidate, or None where the exchange was answered with the reason that there is none. `whole` is the
+        body where it was read for its model, and `members` its JSON object."""
         admission = self.admission
         self.model = model
         resolved = admission.resolved.get(model)
         if resolved is None:
-            found = find(admission.found, admission.dialect, admission.key, model)
+            found = self._resolve(model)
             if isinstance(found, Failure):
                 self.fail(found)
                 return None
             resolved = found
-            remember(admission.resolved, model, resolved)
         if (admission.later or resolved.limits) and not self._is_within(resolved, members):
             return None
+        begun = resolved
         candidate = resolved.only
         if candidate is None:
             chosen = choose(resolved, self.gateway)
             if isinstance(chosen, Failure):
-                self.fail(chosen)
-                return None
-            candidate = chosen
-            self.gateway.advance(resolved.upstream)
+                if resolved.plan is not None:
+                    self.trying = Trying(self, resolved, whole, members)
+                    following = self.trying.next(chosen.kind.cause, chosen.kind.status, monotonic())
+                    if following is not None:
+                        begun, candidate, _ = following
+                if candidate is None:
+                    self.fail(chosen)
+                    return None
+            else:
+                candidate = chosen
+                self.gateway.advance(resolved.upstream)
         self.candidate = candidate
         total = resolved.total or admission.total
         if total is not None:
             self.client.total = self.started + total
+        if resolved.plan is not None:
+            self.is_special = True
+            self.trying = self.trying or Trying(self, resolved, whole, members)
+            self.trying.begin(begun, candidate, monotonic())
         return candidate
 
     def _is_within(self, resolved: Resolved, members: dict[str, Any] | None) -> bool:
@@ -338,9 +378,11 @@ class Exchange:
         length: int | None = len(whole)
         if self.upload is not None and not whole:
             self.replayable = False
+            if self.trying is not None:
+                self.trying.is_kept = False
             length = self.upload.length
             whole = self.upload.start()
-        elif len(whole) > MAX_REPLAY:
+        elif len(whole) > MAX_REPLAY and self.trying is None:
             self.whole = b""
             self.replayable = False
         more = self.more
@@ -362,6 +404,8 @@ class Exchange:
             client.state = WAITING
             client.runs = AWAITING_HEAD
             client.deadline = now + candidate.first_byte
+        if self.trying is not None:
+            self.trying.sent(now)
 
     def uploaded(self, now: float) -> None:
         """The request is out of our hands, or will be as soon as the upstream takes it."""
@@ -377,6 +421,8 @@ class Exchange:
         else:
             client.state = WAITING
             client.run(Deadline.FIRST_BYTE, now + timeouts.first_byte)
+        if self.trying is not None:
+            self.trying.waits()
 
     def upstream_paused(self) -> None:
         """The upstream does not take the request as fast as it comes."""
@@ -448,6 +494,8 @@ class Exchange:
         if sent_at != acquiring_at:
             upstream = self.upstream
             what = b"queue" if upstream is not None and upstream.served else b"connect"
+            if self.trying is not None and self.trying.made:
+                what = b"attempts"
             waited = b"%b;dur=%.1f, " % (what, (sent_at - acquiring_at) * 1e3)
         overhead = self.overhead = b"%.3f" % ((acquiring_at - self.started) * 1e3)
         return b"server-timing: %bfirst-byte;dur=%.1f, overhead;dur=%b\r\n" % (
@@ -461,6 +509,15 @@ class Exchange:
         if self.admission.head.line.minor and not self.status:
             line = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
             self.client.write(line + b"".join(text + b"\r\n" for text in response.kept) + b"\r\n", monotonic())
+
+    def holds(self, now: float) -> None:
+        """More of an answer came that is not relayed yet."""
+        candidate = self.candidate
+        assert candidate is not None
+        assert self.trying is not None
+        self.head_at = self.head_at or now
+        self.client.run(Deadline.IDLE, now + candidate.idle)
+        self.trying.hurry()
 
     def relay(self, data: bytes) -> None:
         """More of the response's body, as it came."""
@@ -502,6 +559,8 @@ class Exchange:
     def reply(self, failure: Failure) -> None:
         """Our own answer, in the client's dialect. Only while nothing was relayed."""
         body, lines = answers.error(failure, self.admission.dialect, self.request_id)
+        if self.trying is not None:
+            lines += self.trying.lines(monotonic())
         self.answer(failure.kind.status, body, lines, failure.kind.end, failure)
 
     def answer(
@@ -562,7 +621,31 @@ class Exchange:
 
     def dial_failed(self, failure: Failure) -> None:
         self.waits_in = None
+        self._attempt_failed(failure)
+
+    def _attempt_failed(self, failure: Failure) -> None:
+        """An attempt ended without an answer that could be relayed: another follows, or the failure is the answer."""
+        trying = self.trying
+        if trying is not None and not self.status:
+            self._let_go()
+            now = monotonic()
+            kind = failure.kind
+            following = trying.next(kind.cause, kind.status, now)
+            if following is not None:
+                trying.go(following, kind.code, kind.cause, kind.status, now)
+                return
         self.fail(failure)
+
+    def attempt(self, candidate: Candidate, due: float) -> None:
+        """Another attempt: at once, or when it is due (monotonic seconds; 0.0: at once)."""
+        self.candidate = candidate
+        if due:
+            self.client.state = ACQUIRING
+            self.client.run(Deadline.PAUSE, due)
+            return
+        began = self.acquiring_at
+        self._acquire(candidate)
+        self.acquiring_at = began  # what came since then was not the gateway's own time
 
     def upstream_lost(self, failure: Failure, *, unseen: bool) -> None:
         """The connection broke. `unseen`: it was a reused one, and not a byte of a response had arrived.
@@ -575,9 +658,9 @@ class Exchange:
         if unseen and self._may_replay():
             self.upstream = None
             self.replayed = True
-            self._acquire(candidate)
+            self.attempt(candidate, 0.0)
             return
-        self.fail(failure)
+        self._attempt_failed(failure)
 
     def _may_replay(self) -> bool:
         if self.replayed or not self.replayable or self.body is not UPLOADED:
@@ -600,7 +683,14 @@ class Exchange:
             self._record("client_slow", None, now)
             self.client.reset()
             return
-        self.fail(EXPIRED[deadline])
+        candidate = self.candidate
+        if deadline is Deadline.PAUSE:
+            assert candidate is not None
+            self.attempt(candidate, 0.0)
+        elif deadline is Deadline.TOTAL or deadline is Deadline.CLIENT_READ:
+            self.fail(EXPIRED[deadline])
+        else:
+            self._attempt_failed(EXPIRED[deadline])
 
     def _let_go(self) -> None:
         """Take our hands off the upstream: a request that is under way stops there."""
@@ -618,7 +708,7 @@ class Exchange:
         gateway = self.gateway
         gateway.row[IN_FLIGHT] -= 1
         if self.upload is not None:
-            gateway.collected -= self.upload.counted
+            self.upload.forget()
             self.upload.resume()
         tokens = None
         if end:

@@ -3,7 +3,7 @@
     accept --> IDLE --> READING ----> ACQUIRING --> SENDING --> WAITING --> RELAYING
                 ^          |            ^   |          | |         |            |
                 |          | bad,       |   | no slot, | '-- early response --> |
-                |          | refused,   '---(- dial  --+-- replay              |
+                |          | refused,   '---(- dial  --+-- retry, fallback     |
                 |          v too slow       v          v            v           |
                 +------ REPLYING <----------+----------+------------'           |
                 |       our own answer: only while nothing was relayed          |
@@ -25,6 +25,7 @@ from typing import Final
 from aigw.errors import (
     CONNECT_TIMEOUT,
     FIRST_BYTE_TIMEOUT,
+    FIRST_TOKEN_TIMEOUT,
     IDLE_TIMEOUT,
     QUEUE_TIMEOUT,
     REQUEST_TIMEOUT,
@@ -37,9 +38,9 @@ from aigw.errors import (
 class State(Enum):
     IDLE = "idle"  # no request has begun
     READING = "reading"  # a head, or a body that must be known before the upstream is
-    ACQUIRING = "acquiring"  # waiting for a connection to the target
+    ACQUIRING = "acquiring"  # waiting for a connection to the target, or for the time of another attempt
     SENDING = "sending"  # the request is on its way
-    WAITING = "waiting"  # sent; no byte of the response's head yet, or not all of it
+    WAITING = "waiting"  # sent; no response's head yet, or one that is held with what came behind it
     RELAYING = "relaying"  # the response's head went to the client
     REPLYING = "replying"  # our own answer was written, and the rest of what the client sends is let go
     CLOSED = "closed"
@@ -54,7 +55,7 @@ class Body(Enum):
 
 
 class Deadline(Enum):
-    """What is awaited. The value is the name of the timeout in the config."""
+    """What is awaited. The value is the name of the timeout in the config, where there is one."""
 
     KEEPALIVE = "keepalive"
     REQUEST = "request"
@@ -64,6 +65,8 @@ class Deadline(Enum):
     CONNECT = "connect"
     SEND = "send"
     FIRST_BYTE = "first_byte"
+    FIRST_TOKEN = "first_token"
+    PAUSE = "pause"  # before another attempt; no timeout of the config
     IDLE = "idle"
     TOTAL = "total"
     LINGER = "linger"
@@ -96,6 +99,9 @@ EXPIRED: Final[dict[Deadline, Failure]] = {
     Deadline.SEND: Failure(SEND_TIMEOUT, "the upstream stopped taking the request (timeouts.send)"),
     Deadline.FIRST_BYTE: Failure(
         FIRST_BYTE_TIMEOUT, "the upstream did not begin to answer in time (timeouts.first_byte)"
+    ),
+    Deadline.FIRST_TOKEN: Failure(
+        FIRST_TOKEN_TIMEOUT, "the upstream's stream did not begin with content in time (timeouts.first_token)"
     ),
     Deadline.IDLE: Failure(IDLE_TIMEOUT, "the upstream stopped in the middle of its answer (timeouts.idle)"),
     Deadline.TOTAL: Failure(TOTAL_TIMEOUT, "the answer was not complete in time (timeouts.total)"),

@@ -36,19 +36,21 @@ JOINED: Final = 1024
 class Upload:
     """The body of one exchange, from the first byte that was missing to the last."""
 
-    __slots__ = ("_exchange", "_form", "_parts", "_reader", "_size", "counted", "paused")
+    __slots__ = ("_exchange", "_form", "_is_kept", "_parts", "_reader", "_size", "counted", "paused")
 
     def __init__(self, exchange: Exchange, length: int | None) -> None:
         self._exchange = exchange
         self._reader: LengthDecoder | ChunkDecoder = ChunkDecoder() if length is None else LengthDecoder(length)
         self._form: ModelPart | None = None
+        self._is_kept = False  # collected only so that it can be sent again
         self._parts: list[bytes] = []  # collected so far, or waiting for the connection
         self._size = 0  # bytes in `_parts`
         self.counted = 0  # what this body holds of bounds.collected
         self.paused = False  # whether the client's socket is paused for it
 
     def begin(self, source: str, rest: bytes) -> bytes:
-        """Start as the route wants it; `rest` came with the head. Returns what lies behind the body's end."""
+        """Start as the route wants it; `rest` came with the head. Returns what lies behind the body's end. `source` is
+        the admission's, or "kept" for a body that is collected without being read."""
         exchange = self._exchange
         client = exchange.client
         client.run(Deadline.CLIENT_READ, monotonic() + exchange.snapshot.timeouts.client_read)
@@ -58,6 +60,8 @@ class Upload:
             except BadForm as error:
                 exchange.reply(Failure(BAD_REQUEST, str(error)))
                 return b""
+        elif source == "kept":
+            self._is_kept = True
         elif source not in ("body", "read"):
             exchange.body = Body.UPLOADING
             exchange.route(exchange.admission.found.endpoint.model)
@@ -138,9 +142,12 @@ class Upload:
         self._size += len(payload)
         self.counted += len(payload)
         gateway.collected += len(payload)
-        if self._size > exchange.snapshot.body_bound:
+        too_much = gateway.collected > exchange.snapshot.collected_bound
+        if self._is_kept and (too_much or self._size > exchange.snapshot.body_bound):
+            self._pass_on_instead()
+        elif self._size > exchange.snapshot.body_bound:
             exchange.fail(too_large(exchange.snapshot.body_bound))
-        elif gateway.collected > exchange.snapshot.collected_bound:
+        elif too_much:
             message = "the gateway holds as many request bodies as it may (bounds.collected); try again later"
             exchange.fail(Failure(TOO_MUCH_COLLECTED, message))
         elif self._form is not None:
@@ -149,10 +156,25 @@ class Upload:
             whole = b"".join(self._parts)
             self._parts = []
             exchange.body = Body.UPLOADED
-            if exchange.admission.source == "read":
+            if self._is_kept:
+                exchange.kept(whole)
+            elif exchange.admission.source == "read":
                 exchange.measure(whole)
             else:
                 exchange.read(whole)
+
+    def forget(self) -> None:
+        """What was collected is held no longer."""
+        self._exchange.gateway.collected -= self.counted
+        self.counted = 0
+
+    def _pass_on_instead(self) -> None:
+        """It is too large to be kept; what came of it goes on as it is, and the rest as it comes."""
+        exchange = self._exchange
+        self.forget()
+        exchange.body = Body.UPLOADED if self._reader.done else Body.UPLOADING
+        self.pause()
+        exchange.route(exchange.admission.found.endpoint.model)
 
     def _find_model(self, form: ModelPart, payload: bytes) -> None:
         exchange = self._exchange

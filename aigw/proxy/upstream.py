@@ -12,6 +12,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
+from aigw.config.retry import CONTEXT
 from aigw.errors import (
     INTERNAL,
     UPSTREAM_CREDENTIAL_REFUSED,
@@ -21,10 +22,11 @@ from aigw.errors import (
     Failure,
     Refused,
 )
-from aigw.providers import refuses_credential
+from aigw.providers import DIALECTS, is_too_long, refuses_credential
 from aigw.providers.tap import BODY, META, USAGE
 from aigw.proxy import taps
 from aigw.proxy.bulk import SmallReads
+from aigw.proxy.commit import Held
 from aigw.proxy.connection import UNIX, Connection
 from aigw.proxy.patched import Chunks, PatchedStream
 from aigw.proxy.states import Body
@@ -45,12 +47,13 @@ if TYPE_CHECKING:
     from aigw.config.snapshot import Target
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.pool import Pool
+    from aigw.proxy.trying import Trying
 
 UPLOADED: Final = Body.UPLOADED
 
 # No body is awaited, but a head.
 HEAD: Final = -1
-# Bytes of a 403 that are held until it is known whom it refuses; errors are hundreds of bytes.
+# Bytes of a 400 or 403 that are held until it is known what it refuses; errors are hundreds of bytes.
 MAX_HELD: Final = 64 * 1024
 # Informational responses before the final one; a real upstream sends one or two.
 MAX_INFORMATIONAL: Final = 16
@@ -60,6 +63,7 @@ class UpstreamConnection(Connection):
     """From dial to close; serves one exchange after the other."""
 
     __slots__ = (
+        "_beginning",
         "_buffer",
         "_chunks",
         "_follower",
@@ -106,7 +110,8 @@ class UpstreamConnection(Connection):
         self.exchange: Exchange | None = None
         self._framing = HEAD
         self._missing = 0  # bytes of a body with a length that have not come
-        self._held: bytes | None = None  # of a 403, until it is known whom it refuses
+        self._held: bytes | None = None  # of a 400 or 403, until it is known what it refuses
+        self._beginning: Held | None = None  # of a stream, until it has content
         self._buffer = b""  # of a head that has not ended
         self._scanned = 0
         self._informational = 0
@@ -208,7 +213,7 @@ class UpstreamConnection(Connection):
         parser = exchange.gateway.responses
         response = parser.heads.get(block) or parser.parse(block, exchange.snapshot.head_bounds)
         body = data[end + 4 :]
-        if response.is_plain and not exchange.admission.is_head and not exchange.patched:
+        if response.is_plain and not exchange.admission.is_head and not exchange.is_special:
             missing = response.length - len(body)
             if missing:
                 if missing < 0:
@@ -239,6 +244,7 @@ class UpstreamConnection(Connection):
     def _special(self, exchange: Exchange, response: ResponseHead, body: bytes) -> None:
         """A head that is not followed by a body of known length, or that needs looking at."""
         status = response.status
+        trying = exchange.trying
         if status < 200:
             self._inform(exchange, response)
             if body:
@@ -247,7 +253,6 @@ class UpstreamConnection(Connection):
         if status == 401 and self.target.has_credential:
             self._credential_refused(exchange)
             return
-        now = monotonic()
         self._response = response
         framing = self._framing = body_of(response, to_head=exchange.admission.is_head)
         payload = body
@@ -265,7 +270,7 @@ class UpstreamConnection(Connection):
             if response.chunked and knows_chunks:
                 framing = CHUNKED_BODY  # for the client: what GET would have been answered with
         elif framing == CHUNKED_BODY:
-            chunks = self._begin_chunks(shows=tapped or not knows_chunks)
+            chunks = self._begin_chunks(shows=tapped or trying is not None or not knows_chunks)
             done = bool(body) and chunks.feed(body)
             payload = b"" if self._follower is None else self._follower.taken()
             if not knows_chunks:
@@ -273,7 +278,7 @@ class UpstreamConnection(Connection):
                 body = payload
         else:
             done = False
-            if knows_chunks and exchange.client.address == UNIX and not self._must_look(status):
+            if knows_chunks and exchange.client.address == UNIX and not self._must_look(status, trying):
                 # a unix socket knows no RST: its break is told from its end by the last chunk alone
                 self._patch = Chunks()
                 framing = CHUNKED_BODY
@@ -282,30 +287,85 @@ class UpstreamConnection(Connection):
             self._patch = PatchedStream(chunked=knows_chunks)
             framing = CHUNKED_BODY if knows_chunks else CLOSE_BODY
             body = self._patch.feed(payload, ended=done)
-        if self._must_look(status):
+        if self._must_look(status, trying):
             self._hold(exchange, body, done)
-            return
+        elif trying is not None and self._is_stream(exchange, response):
+            self._beginning = Held(DIALECTS[exchange.admission.dialect], framing)
+            self._begin_stream(exchange, body, payload, done)
+        elif trying is None or not self._declined(exchange, "", done):
+            self._respond(exchange, body, payload, framing, done)
+
+    def _respond(self, exchange: Exchange, body: bytes, payload: bytes, framing: int, done: bool) -> None:
+        """Relay the head with what came behind it; `payload` is what the tap is shown of that."""
+        response = self._response
+        assert response is not None
+        now = monotonic()
+        if exchange.trying is not None:
+            response = exchange.trying.answered(response)
         exchange.respond(response, body, framing, now)
-        spliced = self._framing == CHUNKED_BODY and self._patch is None and knows_chunks
-        if tapped:
+        spliced = self._framing == CHUNKED_BODY and framing == CHUNKED_BODY and self._patch is None
+        if exchange.tap is not None:
             taps.feed(exchange, payload, self._follower if spliced else None)
         if done and self.exchange is exchange:
             self._complete(exchange, now)
         elif spliced and self.exchange is exchange:
             self._spliced = self._chunks
 
+    def _is_stream(self, exchange: Exchange, response: ResponseHead) -> bool:
+        """Whether the answer is a stream whose content can be told from its beginning."""
+        is_inference = exchange.admission.found.endpoint.kind == "inference" and self.target.upstream.private
+        return is_inference and self._framing != NO_BODY and taps.is_stream(response)
+
+    def _begin_stream(self, exchange: Exchange, data: bytes, payload: bytes, done: bool) -> None:
+        """More of a stream that had no content yet: `data` for the client, the same as `payload` for who looks."""
+        beginning = self._beginning
+        assert beginning is not None
+        exchange.holds(monotonic())
+        taps.feed(exchange, payload)
+        verdict = beginning.feed(data, payload, ended=done)
+        if verdict is False:
+            return
+        self._beginning = None
+        if verdict is True:
+            done = done and self._framing != CLOSE_BODY  # whose end is that of the connection
+            self._respond(exchange, beginning.taken(), b"", beginning.framing, done)
+        else:
+            self._broken(exchange, verdict)
+
+    def _declined(self, exchange: Exchange, cause: str, done: bool) -> bool:
+        """Whether the answer is followed by another attempt, and so not relayed. `done`: its body is complete, so that
+        the connection can be used again."""
+        trying, response = exchange.trying, self._response
+        if trying is None or response is None:
+            return False
+        now = monotonic()
+        following = trying.next(cause, response.status, now, response)
+        if following is None:
+            return False
+        exchange.upstream = None
+        self._held = None
+        self._framing = HEAD
+        if done:
+            self._give_back(exchange, response, now, completes=False)
+        else:
+            self.abort()
+        trying.go(following, str(response.status), cause, response.status, now)
+        return True
+
     def _credential_refused(self, exchange: Exchange) -> None:
         """The answer may quote the credential, which is ours and not the client's business."""
         message = "the upstream refused the gateway's own credential; the operator has to check its api_key"
         self._broken(exchange, Failure(UPSTREAM_CREDENTIAL_REFUSED, message))
 
-    def _must_look(self, status: int) -> bool:
-        """Whether the body says whose fault it is."""
-        return status == 403 and self.target.has_credential
+    def _must_look(self, status: int, trying: Trying | None) -> bool:
+        """Whether the body says whose fault it is, or which other model might do."""
+        if status == 403:
+            return self.target.has_credential
+        return status == 400 and trying is not None and trying.reads_errors
 
     def _hold(self, exchange: Exchange, data: bytes, done: bool) -> None:
-        """A 403 may refuse the client's request or our credential: its body says which, so it is read before it is
-        passed on. What is larger than an error is no error about a key."""
+        """A 403 may refuse the client's request or our credential, and a 400 ask for a model that takes more: the body
+        says which, so it is read before it is passed on. What is larger than an error is none of these."""
         held = self._held = (self._held or b"") + data
         if not done and len(held) <= MAX_HELD:
             return
@@ -319,13 +379,14 @@ class UpstreamConnection(Connection):
                 framing = CLOSE_BODY
             else:  # what is followed is still in its chunks; it was said already that they are good ones
                 payload = b"".join(ChunkDecoder().feed(held))
-        if refuses_credential(payload, response.content_encoding):
+        coding = response.content_encoding
+        if response.status == 403 and refuses_credential(payload, coding):
             self._credential_refused(exchange)
             return
-        now = monotonic()
-        exchange.respond(response, held, framing, now)
-        if done and self.exchange is exchange and self._framing != CLOSE_BODY:
-            self._complete(exchange, now)
+        dialect = DIALECTS.get(exchange.admission.dialect)
+        too_long = response.status == 400 and dialect is not None and is_too_long(payload, coding, dialect)
+        if not self._declined(exchange, CONTEXT if too_long else "", done and self._framing != CLOSE_BODY):
+            self._respond(exchange, held, payload, framing, done and self._framing != CLOSE_BODY)
 
     def _incomplete(self, data: bytes, bound: int) -> None:
         """Keep a head that has not ended; refuse it as soon as it cannot become a good one."""
@@ -372,6 +433,9 @@ class UpstreamConnection(Connection):
             return
         if self._patch is not None:
             data = self._patch.feed(payload, ended=done)
+        if self._beginning is not None:
+            self._begin_stream(exchange, data, payload, done)
+            return
         exchange.relay(data)
         if exchange.tap is not None:
             taps.feed(exchange, payload)
@@ -396,8 +460,9 @@ class UpstreamConnection(Connection):
         self._patch = None
         self._give_back(exchange, response, now)
 
-    def _give_back(self, exchange: Exchange, response: ResponseHead, now: float) -> None:
-        """Give the connection back before the client's next request wants one."""
+    def _give_back(self, exchange: Exchange, response: ResponseHead, now: float, *, completes: bool = True) -> None:
+        """Give the connection back before the client's next request wants one. The answer completes the exchange, or
+        is followed by another attempt."""
         if self.read_paused:  # for a client that has all it will get from here
             self.resume_reading()
         if self._reads_small:
@@ -412,7 +477,8 @@ class UpstreamConnection(Connection):
         else:
             self.keep_alive = response.keep_alive
             self.pool.release(self, now)
-        exchange.complete(now)
+        if completes:
+            exchange.complete(now)
 
     # endings ------------------------------------------------------------------------------------------------------
 
@@ -424,6 +490,9 @@ class UpstreamConnection(Connection):
         elif self._framing == CLOSE_BODY:
             if self._held is not None:
                 self._hold(exchange, b"", True)
+            elif self._beginning is not None:
+                rest = b"" if self._patch is None else self._patch.feed(b"", ended=True)
+                self._begin_stream(exchange, rest, b"", True)
             elif self._patch is not None:
                 exchange.relay(self._patch.feed(b"", ended=True))
             if self.exchange is exchange:
@@ -454,6 +523,7 @@ class UpstreamConnection(Connection):
         unseen = failure.kind is UPSTREAM_RESET and self.is_reused and not self._informational
         self.exchange = None
         self._held = None
+        self._beginning = None
         self._buffer = b""
         self._scanned = 0
         self.abort()

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from aigw.errors import BAD_REQUEST, EXPECTATION_FAILED, refuse
@@ -229,6 +231,25 @@ def host_of(authority: bytes) -> str:
 def line_name(line: bytes) -> bytes:
     """The name, in lower case, of a line that was accepted before."""
     return line[: line.index(b":")].lower()
+
+
+def retry_after(lines: Iterable[bytes], wall: float) -> float | None:
+    """Seconds from `wall` (epoch seconds) that an answer asks to wait: `retry-after-ms`, as SDKs prefer it, else
+    `retry-after` in seconds or as a date (RFC 9110 section 10.2.3). None where it asks for nothing that can be read."""
+    asked = {name: line for line in lines if (name := line_name(line)) in (b"retry-after", b"retry-after-ms")}
+    milliseconds = asked.get(b"retry-after-ms", b"").partition(b":")[2].strip()
+    if _SECONDS.fullmatch(milliseconds):
+        return float(milliseconds) / 1000
+    seconds = asked.get(b"retry-after", b"").partition(b":")[2].strip()
+    if _SECONDS.fullmatch(seconds):
+        return float(seconds)
+    try:
+        return max(parsedate_to_datetime(seconds.decode("latin-1")).timestamp() - wall, 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
+_SECONDS: Final = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 def _length(value: bytes) -> int:

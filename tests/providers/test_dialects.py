@@ -82,6 +82,8 @@ ANTHROPIC = {
     503: "overloaded_error",
     504: "timeout_error",
     505: "api_error",
+    429: "rate_limit_error",
+    529: "overloaded_error",
 }
 GEMINI = {
     400: "INVALID_ARGUMENT",
@@ -100,6 +102,8 @@ GEMINI = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
     505: "INTERNAL",
+    429: "RESOURCE_EXHAUSTED",
+    529: "UNAVAILABLE",
 }
 
 

@@ -21,6 +21,7 @@ from aigw.wire.fields import (
     line_name,
     request_field,
     response_field,
+    retry_after,
     split_line,
 )
 
@@ -402,3 +403,30 @@ def test_the_shared_verdicts_are_bare() -> None:
     for field in (FORWARDED, DROPPED):
         assert isinstance(field, Field)
         assert (field.line, field.value, field.number, field.text, field.digest) == (b"", b"", 0, "", None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        ([b"retry-after: 7"], 7.0),
+        ([b"Retry-After:7 "], 7.0),
+        ([b"retry-after: 1.5"], 1.5),
+        ([b"retry-after: 0"], 0.0),
+        ([b"retry-after-ms: 250"], 0.25),
+        ([b"retry-after: 7", b"retry-after-ms: 250.5"], 0.2505),
+        ([b"retry-after-ms: soon", b"retry-after: 7"], 7.0),
+        ([b"retry-after: Fri, 01 Jan 2027 00:00:10 GMT"], 10.0),
+        ([b"retry-after: Fri, 01 Jan 2027 00:00:00 GMT"], 0.0),
+        ([b"retry-after: Thu, 31 Dec 2026 00:00:00 GMT"], 0.0),
+        ([b"retry-after: -1"], None),
+        ([b"retry-after: 1e9"], None),
+        ([b"retry-after: inf"], None),
+        ([b"retry-after: " + b"9" * 400], None),
+        ([b"retry-after: \xff"], None),
+        ([b"retry-after:"], None),
+        ([b"x-retry-after: 7"], None),
+        ([], None),
+    ],
+)
+def test_how_long_an_answer_asks_to_wait(lines: list[bytes], seconds: float | None) -> None:
+    assert retry_after(lines, 1798761600.0) == seconds
