@@ -29,6 +29,7 @@ examples:
   aigw key alice                    make a key for a client
   aigw status                       what the running gateway does
   aigw explain --model gpt-4o       what would it do with a request, and why?
+  aigw usage --from 7d              who used what in the last week
   aigw mock --listen 127.0.0.1:9000 a provider that needs no key, for tests
 
 aigw COMMAND --help shows more."""
@@ -77,6 +78,16 @@ examples:
 Where the admin API is, and its token, are found as aigw status --help says. Exit status 0: the file is served; 1: it is
 not, every error is printed, and what was served before still is."""
 
+USAGE = """\
+examples:
+  aigw usage                        all that is kept, by key and model
+  aigw usage --from 30d --per day --by model
+  aigw usage --from 2026-11-01 --to 2026-12-01 --by group,key
+  aigw usage --by key --json
+
+--from and --to take a date, a date with time, or how long ago (24h, 30d). All times are UTC; usage is kept by the hour.
+Where the admin API is, and its token, are found as aigw status --help says."""
+
 MOCK = """\
 examples:
   aigw mock --listen 127.0.0.1:9000
@@ -112,6 +123,13 @@ SCHEMA = """\
 examples:
   aigw schema > aigw.schema.json    then, as the first line of config.yaml, for editors:
   # yaml-language-server: $schema=aigw.schema.json"""
+
+
+DASHBOARD = """\
+examples:
+  aigw dashboard > aigw.json        then, in Grafana: Dashboards, New, Import
+
+Prometheus scrapes /metrics at the address of the admin API, with its token as bearer token."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,7 +192,7 @@ def _run(words: list[str], since: float) -> int:
         prog="aigw",
         usage="aigw COMMAND ...",
         description="An AI gateway: your applications speak to it as to OpenAI, Anthropic or Gemini.",
-        epilog="commands:\n" + "".join(f"  {name:<8}{text}\n" for name, (text, _) in COMMANDS.items()) + f"\n{EPILOG}",
+        epilog="commands:\n" + "".join(f"  {name:<10}{text}\n" for name, (text, _) in COMMANDS.items()) + f"\n{EPILOG}",
     )
     parser.add_argument("--version", action="version", version=f"aigw {__version__}")
     if not words:
@@ -305,6 +323,30 @@ def reload(words: list[str], since: float) -> int:
     if answer is None:
         return 1
     print(f"generation {answer['generation']} serves")
+    return 0
+
+
+def usage(words: list[str], since: float) -> int:
+    parser = Parser(prog="aigw usage", description="Who used what, and what did it cost?", epilog=USAGE)
+    _add_admin(parser)
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_SAYS)
+    parser.add_argument("--by", metavar="NAMES", default="key,model", help="gateway,rule,key,group,model,upstream")
+    parser.add_argument("--from", metavar="WHEN", help="from then on; default: all that is kept")
+    parser.add_argument("--to", metavar="WHEN", help="until before then; default: now")
+    parser.add_argument("--per", metavar="SPAN", help="hour, day or month: one line for each")
+    parser.add_argument("--json", action="store_true", help="as the admin API answers it")
+    flags = parser.parse_args(words)
+
+    import json
+    from urllib.parse import urlencode
+
+    from aigw import show
+
+    asked = {name: value for name in ("by", "from", "to", "per") if (value := getattr(flags, name)) is not None}
+    answer = _call(flags, "GET", f"/usage?{urlencode(asked)}")
+    if answer is None:
+        return 1
+    print(json.dumps(answer, indent=2, ensure_ascii=False) + "\n" if flags.json else show.usage(answer), end="")
     return 0
 
 
@@ -479,13 +521,31 @@ def schema(words: list[str], since: float) -> int:
     return 0
 
 
+# --- aigw dashboard
+
+
+def dashboard(words: list[str], since: float) -> int:
+    Parser(prog="aigw dashboard", description="Prints a Grafana dashboard of /metrics.", epilog=DASHBOARD).parse_args(
+        words
+    )
+
+    import json
+
+    from aigw import dashboard
+
+    print(json.dumps(dashboard.dashboard(), indent=2))
+    return 0
+
+
 COMMANDS = {
     "serve": ("serve the gateway", serve),
     "check": ("is a config file good?", check),
     "status": ("what the running gateway does", status),
+    "usage": ("who used what, and what did it cost?", usage),
     "reload": ("read the config again, now", reload),
     "mock": ("a provider that answers by itself", mock),
     "key": ("make a key for a client", key),
     "explain": ("what would be done with a request, and why?", explain),
     "schema": ("the config's JSON Schema, for editors", schema),
+    "dashboard": ("a Grafana dashboard of the metrics", dashboard),
 }

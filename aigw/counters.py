@@ -2,8 +2,10 @@
 
 Families of the row's series (`shared.py`), each entry a run of slots that begins at its base:
 
-    EXCHANGES   one entry for each label set: how many exchanges took how long, the sum of it, tokens and cost
+    EXCHANGES   one entry for each label set: how many exchanges took how long, and the sum of it
+    USAGE       one entry for each account: exchanges, tokens and cost of each key, model and upstream
     OVERHEAD    one entry: the same of the gateway's own time
+    WAITED      one entry for each upstream: how many exchanges waited for a connection, and how long
     REFUSED     one entry for each upstream: how often it refused the gateway's own credential
     LIMITED     one entry for each limit of a gateway: how often it refused a request, or would have (shadow)
     TRIED       one entry for each upstream and status: attempts that were followed by another
@@ -11,7 +13,7 @@ Families of the row's series (`shared.py`), each entry a run of slots that begin
 
 Labels are names of the config, never a client's text, so there are not many; where there is no room for another set it
 counts under `shared.OTHER`. It knows no socket and reads no clock; what counts where is decided once for a label set
-and remembered, so that an exchange costs a look-up and five additions.
+and remembered, so that an exchange costs a look-up and six additions.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from aigw.tokens import CLASSES, Tokens
 
 if TYPE_CHECKING:
     from aigw.admit import Admission
-    from aigw.config.snapshot import Candidate, Rule, Snapshot, Target
+    from aigw.config.snapshot import Candidate, Key, Rule, Snapshot, Target
+
+    _Remembered = tuple[Rule, Candidate | None, Key | None, int, str]
 
 # Upper bounds of the histograms in seconds, inclusive. A short answer takes a second, a long one minutes; a refusal
 # takes no time at all.
@@ -38,17 +42,23 @@ DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 # The gateway's own time is tens of microseconds, and as long as the request's body takes where that is awaited.
 OVERHEADS: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
 
-# An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds; the tokens;
-# the cost in nano-dollars.
+# An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds.
 EXCHANGES: Final = b"aigw_exchanges"
 SUM: Final = len(DURATIONS) + 1
-TOKENS: Final = SUM + 1
+# An entry of USAGE: exchanges that were no error, those that were one, those that used tokens whose price is not known;
+# the tokens by class, the cost in nano-dollars.
+USAGE: Final = b"aigw_usage"
+FINE: Final = 0
+ERRORS: Final = 1
+UNPRICED: Final = 2
+TOKENS: Final = 3
 COST: Final = TOKENS + len(CLASSES)
-WIDTH: Final = COST + 1
 # An entry of OVERHEAD: buckets and sum likewise.
 OVERHEAD: Final = b"aigw_overhead"
 OVERHEAD_SUM: Final = len(OVERHEADS) + 1
 
+# An entry of WAITED: buckets of DURATIONS and sum likewise; who waited for nothing is not counted.
+WAITED: Final = b"aigw_waited"
 REFUSED: Final = b"aigw_credential_refused"
 LIMITED: Final = b"aigw_limited"
 TRIED: Final = b"aigw_tried"
@@ -58,6 +68,8 @@ BUSY: Final = 1
 WAITING: Final = 2
 
 UNKNOWN: Final = "-"
+# Label sets that are remembered: keys times models, mostly.
+MOST_REMEMBERED: Final = 4096
 
 
 class Labels(NamedTuple):
@@ -72,6 +84,17 @@ class Labels(NamedTuple):
     fault: str
 
 
+class Account(NamedTuple):
+    """A label set of USAGE: who used what. The key is `other` where there was no room for it."""
+
+    gateway: str
+    rule: str
+    key: str
+    group: str
+    model: str  # the config's entry
+    upstream: str
+
+
 class Ended(Protocol):
     """What is read of an exchange. Times are monotonic seconds; 0.0 is never."""
 
@@ -82,6 +105,7 @@ class Ended(Protocol):
     status: int
     started: float
     acquiring_at: float
+    sent_at: float
     head_at: float
 
 
@@ -109,19 +133,23 @@ class Counters:
     left by its client.
     """
 
-    __slots__ = ("_entries", "_generation", "_overhead", "_row", "_series")
+    __slots__ = ("_accounts", "_entries", "_generation", "_no_account", "_overhead", "_row", "_series")
 
     def __init__(self, row: memoryview, series: Series) -> None:
         self._row = row
         self._series = series
-        series.declare(EXCHANGES, WIDTH)
+        series.declare(EXCHANGES, SUM + 1)
+        series.declare(USAGE, COST + 1)
         series.declare(OVERHEAD, OVERHEAD_SUM + 1)
+        series.declare(WAITED, SUM + 1)
         series.declare(REFUSED, 1)
         series.declare(LIMITED, 1)
         series.declare(TRIED, 1)
         overhead = series.at(OVERHEAD, b"")
         self._overhead = row[overhead : overhead + OVERHEAD_SUM + 1]
-        self._entries: dict[tuple[Rule, Candidate | None, int, str], memoryview] = {}
+        self._no_account = series.at(USAGE, OTHER)
+        self._entries: dict[_Remembered, tuple[memoryview, memoryview, int]] = {}
+        self._accounts: dict[Account, memoryview] = {}
         self._generation = 0
 
     def count(
@@ -133,16 +161,17 @@ class Counters:
         tokens: Tokens | None,
         cost: int | None = None,
     ) -> None:
-        """`end`, `failure`, `now` and `cost` as in the exchange's record (0.7 us, and 0.07 us for each class of
-        tokens)."""
-        match = exchange.admission.match
+        """`end`, `failure`, `now` and `cost` as in the exchange's record."""
+        admission = exchange.admission
+        match = admission.match
         if failure is None and match is not None:
             try:
-                entry = self._entries[match.rule, exchange.candidate, exchange.status, end]
+                entry, usage, sort = self._entries[match.rule, exchange.candidate, admission.key, exchange.status, end]
             except KeyError:
-                entry = self._find(exchange, end, failure)
+                entry, usage, sort = self._find(exchange, end, failure)
         else:
-            entry = self._find(exchange, end, failure)
+            entry, usage, sort = self._find(exchange, end, failure)
+        usage[sort] += 1
         started = exchange.started
         seconds = now - started
         entry[bisect_left(DURATIONS, seconds)] += 1
@@ -152,22 +181,35 @@ class Counters:
             overhead = self._overhead
             overhead[bisect_left(OVERHEADS, seconds)] += 1
             overhead[OVERHEAD_SUM] += int(seconds * 1e6 + 0.5)  # there are but tens of them
+        if exchange.sent_at != exchange.acquiring_at:
+            self._waited(exchange, now)
         if tokens is not None:
             came_in, went_out, cached, cache_write, reasoning, audio, _, _, _ = tokens
             if came_in:
-                entry[TOKENS] += came_in
+                usage[TOKENS] += came_in
             if went_out:
-                entry[TOKENS + 1] += went_out
+                usage[TOKENS + 1] += went_out
             if cached:
-                entry[TOKENS + 2] += cached
+                usage[TOKENS + 2] += cached
             if cache_write:
-                entry[TOKENS + 3] += cache_write
+                usage[TOKENS + 3] += cache_write
             if reasoning:
-                entry[TOKENS + 4] += reasoning
+                usage[TOKENS + 4] += reasoning
             if audio:
-                entry[TOKENS + 5] += audio
-            if cost:
-                entry[COST] += cost
+                usage[TOKENS + 5] += audio
+            if cost is None:
+                usage[UNPRICED] += 1
+            elif cost:
+                usage[COST] += cost
+
+    def _waited(self, exchange: Ended, now: float) -> None:
+        """It waited for a connection to become free or to be made, and was sent or not."""
+        candidate = exchange.candidate
+        if candidate is not None:
+            at = self._series.at(WAITED, candidate.target.upstream.name.encode())
+            seconds = (exchange.sent_at or now) - exchange.acquiring_at
+            self._row[at + bisect_left(DURATIONS, seconds)] += 1
+            self._row[at + SUM] += int(seconds * 1e6)
 
     def tried(self, upstream: str, status: int, cause: str) -> None:
         """An attempt that was followed by another; its exchange counts once, by how the last one ended. `status` is
@@ -187,16 +229,31 @@ class Counters:
 
     def _entry(self, labels: Labels) -> memoryview:
         at = self._series.at(EXCHANGES, orjson.dumps(list(labels)))
-        return self._row[at : at + WIDTH]
+        return self._row[at : at + SUM + 1]
 
-    def _find(self, exchange: Ended, end: str, failure: Failure | None) -> memoryview:
-        """Where the exchange counts, from the start (2 us)."""
+    def _account(self, account: Account) -> memoryview:
+        """What finds no room counts under the key `other` of its gateway and model, which then has its place."""
+        usage = self._accounts.get(account)
+        if usage is None:
+            at = self._series.at(USAGE, orjson.dumps(list(account)))
+            if account.key != UNKNOWN:
+                rest = OTHER.decode()
+                spare = self._series.at(USAGE, orjson.dumps(list(account._replace(key=rest, group=rest))))
+                at = spare if at == self._no_account else at
+            usage = self._row[at : at + COST + 1]
+            remember(self._accounts, account, usage, MOST_REMEMBERED)
+        return usage
+
+    def _find(self, exchange: Ended, end: str, failure: Failure | None) -> tuple[memoryview, memoryview, int]:
+        """Where the exchange counts, from the start: its entries, and the slot of the second that it is in."""
         admission = exchange.admission
         match = admission.match
         candidate = exchange.candidate
-        gateway = rule = model = upstream = UNKNOWN
+        gateway = rule = key = group = model = upstream = UNKNOWN
         if match is not None:
             gateway, rule = match.gateway.name, match.rule.name
+            if admission.key is not None:
+                key, group = admission.key.name, admission.key.group or UNKNOWN
             if candidate is not None or (failure is not None and failure.kind is NO_TARGET):
                 found = find(match, admission.dialect, admission.key, exchange.model)  # as it was found before
                 if isinstance(found, Resolved):
@@ -209,14 +266,18 @@ class Counters:
                 self._row[self._series.at(REFUSED, upstream.encode())] += 1
         else:
             fault = "client" if end.startswith("client_") else "none"
+        is_error = failure is not None or (end == "ok" and exchange.status >= 400)
+        account = Account(gateway, rule, key, group, model, upstream)
         entry = self._entry(Labels(gateway, rule, model, upstream, str(exchange.status), end, fault))
+        places = entry, self._account(account), ERRORS if is_error else FINE
         generation = exchange.snapshot.generation
         if generation > self._generation:
             self._generation = generation
             self._entries.clear()
         if failure is None and match is not None and generation == self._generation:
-            remember(self._entries, (match.rule, candidate, exchange.status, end), entry)
-        return entry
+            known = match.rule, candidate, admission.key, exchange.status, end
+            remember(self._entries, known, places, MOST_REMEMBERED)
+        return places
 
 
 class TargetStates:
@@ -260,6 +321,13 @@ def labels_of(text: bytes) -> Labels:
     if text == OTHER:
         return Labels(*[OTHER.decode()] * len(Labels._fields))
     return Labels(*orjson.loads(text))
+
+
+def account_of(text: bytes) -> Account:
+    """The label set of an entry of USAGE, likewise."""
+    if text == OTHER:
+        return Account(*[OTHER.decode()] * len(Account._fields))
+    return Account(*orjson.loads(text))
 
 
 def tried_text(upstream: str, status: int) -> bytes:

@@ -28,7 +28,10 @@ from aigw.counters import (
     TOKENS,
     TRIED,
     UNKNOWN,
+    USAGE,
+    WAITED,
     Labels,
+    account_of,
     labels_of,
 )
 from aigw.shared import Cells
@@ -56,20 +59,19 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         yield from self._exchanges()
+        yield from self._usage()
         yield from self._own()
         yield from self._states()
 
     def _exchanges(self) -> Iterator[Metric]:
         requests: dict[Labels, int] = {LOST: self._facts.lost} if self._facts.lost else {}
         durations: dict[Route, list[int]] = {}
-        tokens: dict[Route, list[int]] = {}  # and their cost behind them
         for text, values in self._cells.totals(EXCHANGES).items():
             count = sum(values[:SUM])
             if count:
                 labels = labels_of(text)
                 requests[labels] = count
-                _add(durations, labels[: len(ROUTE)], values[:TOKENS])
-                _add(tokens, labels[: len(ROUTE)], values[TOKENS:])
+                _add(durations, labels[: len(ROUTE)], values)
         total = CounterMetricFamily(
             "aigw_requests", "Exchanges that ended, by how and whose fault.", labels=Labels._fields
         )
@@ -80,17 +82,23 @@ class _Collector:
         duration = HistogramMetricFamily(
             "aigw_request_duration_seconds", "From a request's head to its exchange's end.", labels=ROUTE
         )
-        used = CounterMetricFamily("aigw_tokens", "Tokens as the provider counts them.", labels=(*ROUTE, "type"))
-        spent = CounterMetricFamily("aigw_cost_dollars", "What they cost, where their price is known.", labels=ROUTE)
         for route, values in sorted(durations.items()):
             duration.add_metric(route, _buckets(DURATIONS, values), values[SUM] / 1e6)
-            *counts, cost = tokens[route]
+        yield duration
+
+    def _usage(self) -> Iterator[Metric]:
+        sums: dict[Route, list[int]] = {}
+        for text, values in self._cells.totals(USAGE).items():
+            account = account_of(text)
+            _add(sums, (account.gateway, account.rule, account.model, account.upstream), values[TOKENS:])
+        used = CounterMetricFamily("aigw_tokens", "Tokens as the provider counts them.", labels=(*ROUTE, "type"))
+        spent = CounterMetricFamily("aigw_cost_dollars", "What they cost, where their price is known.", labels=ROUTE)
+        for route, (*counts, cost) in sorted(sums.items()):
             for name, count in zip(CLASSES, counts, strict=True):
                 if count:
                     used.add_metric((*route, name), count)
             if cost:
                 spent.add_metric(route, cost / 1e9)
-        yield duration
         yield used
         yield spent
 
@@ -123,6 +131,15 @@ class _Collector:
             if text != shared.OTHER:
                 overhead.add_metric((), _buckets(OVERHEADS, values), values[-1] / 1e6)
         yield overhead
+        waited = HistogramMetricFamily(
+            "aigw_queue_seconds",
+            "Of exchanges that waited for a connection: until one was free, or made.",
+            labels=("upstream",),
+        )
+        for text, values in sorted(self._cells.totals(WAITED).items()):
+            if any(values):
+                waited.add_metric((text.decode(),), _buckets(DURATIONS, values), values[SUM] / 1e6)
+        yield waited
         refused = CounterMetricFamily(
             "aigw_upstream_credential_refused", "Times an upstream refused the gateway's own key.", labels=("upstream",)
         )
@@ -161,6 +178,8 @@ class _Collector:
         pids = [row[shared.PID] for _, row in living(self._cells)]
         files = [("supervisor", descriptors(os.getpid())), ("worker", sum(descriptors(pid) or 0 for pid in pids))]
         yield _gauge("aigw_open_fds", "Open file descriptors.", [((name,), n) for name, n in files if n], ("process",))
+        if facts.usage_store is not None:
+            yield _gauge("aigw_usage_store_up", "Whether usage is written to its file.", [((), not facts.usage_error)])
         version = (facts.version, platform.python_version())
         yield _gauge("aigw_build_info", "Always 1.", [(version, 1)], ("version", "python"))
 

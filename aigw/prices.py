@@ -60,8 +60,7 @@ class Price:
         return f"<Price {self.input / 1e6:g} in {self.output / 1e6:g} out>"
 
     def cost(self, tokens: Tokens) -> int:
-        """Nano-dollars of what a provider reported: of the classes it told of, none twice. 0.4 us without and 1 us
-        with cached and reasoning tokens.
+        """Nano-dollars of what a provider reported: of the classes it told of, none twice.
 
         A part that is larger than what it is said to be part of counts no further than that.
         """

@@ -42,9 +42,9 @@ METERS_ADDED: Final = 9  # and the two behind it: how often a meter was added, b
 ROWS: Final = 1024  # as many as `workers` may be
 SUPERVISOR: Final = -1  # the number of the row that the supervisor writes; no part of sums
 FIXED: Final = 64
-CAPACITY: Final = 4096  # entries of the index, a power of two; a quarter stays free, so that searches end soon
-VALUES: Final = 64 * 1024  # slots
-TEXTS: Final = 256 * 1024  # bytes
+CAPACITY: Final = 16384  # entries of the index, a power of two; a quarter stays free, so that searches end soon
+VALUES: Final = 256 * 1024  # slots
+TEXTS: Final = 2 * 1024 * 1024  # bytes
 METERS: Final = 2_654_208  # slots: 32,768 entries of 15, as many of 6, and 131,072 of 15
 
 # An entry of the index. The hash is written last: an entry that has one is whole.
@@ -210,8 +210,10 @@ class Series:
         """Every text of a family with its values."""
         row = self._row
         begin = family + b"\0"
-        for place in range(_INDEX_AT, _VALUES_AT, _ENTRY) if row[_ENTRIES] else ():
-            if row[place + _HASH]:
+        hashes = row[_INDEX_AT + _HASH : _VALUES_AT : _ENTRY].tolist() if row[_ENTRIES] else ()
+        for number, hashed in enumerate(hashes):
+            if hashed:
+                place = _INDEX_AT + number * _ENTRY
                 key = self._text(place)
                 if key.startswith(begin):
                     at = row[place + _AT]

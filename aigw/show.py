@@ -111,6 +111,8 @@ def status(found: Mapping[str, Any]) -> str:
         rows.append(("  lost", f"{found['exchanges']['worker_lost']} with their worker"))
     if found["log_dropped"]:
         rows.append(("log", f"{found['log_dropped']} records dropped"))
+    if found["usage_store"]["error"]:
+        rows.append(("usage", found["usage_store"]["error"]))
     return _lines(rows)
 
 
@@ -137,6 +139,33 @@ def _targets(upstreams: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[s
     ]
 
 
+def usage(found: Mapping[str, Any]) -> str:
+    """What `usage` answers, as a table: classes of tokens that nobody used are left out."""
+    items = found["items"]
+    names = [*(["time"] if found["per"] else []), *found["by"]]
+    total: dict[str, Any] = {
+        name: sum(item[name] for item in items) for name in ("requests", "errors", "cost", "unpriced")
+    }
+    total["tokens"] = tokens = {"input": 0, "output": 0}
+    for item in items:
+        tokens |= {name: tokens.get(name, 0) + count for name, count in item["tokens"].items()}
+    classes = [name for name, count in tokens.items() if count or name in ("input", "output")]
+    rows = [[*names, "requests", "errors", *classes, "cost "]]
+    for item in [*items, {names[0]: "total", **total}] if names else [total]:
+        counts = [item["requests"], item["errors"], *(item["tokens"][name] for name in classes)]
+        cost = f"${item['cost']:,.6f}{'*' if item['unpriced'] else ' '}"
+        rows.append([*(_clean(str(item.get(name, ""))) for name in names), *(f"{count:,}" for count in counts), cost])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        texts = [f"{text:<{width}}" for text, width in zip(row, widths, strict=True)][: len(names)]
+        texts += [f"{text:>{width}}" for text, width in zip(row, widths, strict=True)][len(names) :]
+        lines.append("  ".join(texts).rstrip())
+    if total["unpriced"]:
+        lines.append(f"* and {total['unpriced']:,} exchanges whose price is not known: see prices in the config")
+    return "".join(line + "\n" for line in lines)
+
+
 def _labelled(label: str, lines: list[str]) -> list[Row]:
     """Lines that belong together, not too many of them."""
     shown = lines if len(lines) <= MOST else [*lines[:MOST], f"  ... and {len(lines) - MOST} more"]
@@ -145,8 +174,11 @@ def _labelled(label: str, lines: list[str]) -> list[Row]:
 
 def _lines(rows: Iterable[Row]) -> str:
     """What comes from elsewhere stays one line, and without control bytes: a terminal obeys them."""
-    texts = (f"{label:<{WIDTH}}{line}" for label, line in rows)
-    return "".join("".join(c if c.isprintable() else "?" for c in text) + "\n" for text in texts)
+    return "".join(_clean(f"{label:<{WIDTH}}{line}") + "\n" for label, line in rows)
+
+
+def _clean(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _span(seconds: float) -> str:

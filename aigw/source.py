@@ -108,6 +108,16 @@ def count_workers(document: Document) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def has_budgets(document: Document) -> bool:
+    """Whether there is a limit of a day or a month."""
+    gateways = document["gateways"].values()
+    limited = [*document["upstreams"].values(), *gateways]
+    limited += [target for upstream in document["upstreams"].values() for target in upstream["targets"]]
+    for gateway in gateways:
+        limited += [*gateway["keys"].values(), *gateway["models"].values(), *gateway["rules"]]
+    return any(limit["window"] in ("day", "month") for one in limited for limit in one["limits"])
+
+
 def vanished(before: Reading, after: Reading) -> list[str]:
     """Errors for what stood in the last good file and is gone, where its default could be a catastrophe."""
     return [

@@ -33,6 +33,8 @@ class Facts:
     restarts: int = 0
     lost: int = 0
     dropped: int = 0  # lines of the access log that the supervisor could not write
+    usage_store: str | None = None  # the file's path; None: off
+    usage_error: str = ""  # why it is not written now
 
 
 def living(cells: Cells) -> Iterator[tuple[int, memoryview]]:
@@ -112,6 +114,7 @@ def status(facts: Facts, cells: Cells) -> dict[str, Any]:
             "worker_lost": facts.lost,
         },
         "log_dropped": dropped(facts, cells),
+        "usage_store": {"path": facts.usage_store, "error": facts.usage_error or None},
         "upstreams": _upstreams(facts, cells),
     }
 

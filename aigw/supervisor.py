@@ -21,19 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-from aigw import __version__, listen, screen, source
+from aigw import __version__, listen, meters, screen, source
 from aigw.admin.changes import changes
+from aigw.admin.messages import Refused
 from aigw.admin.run import Admin, Bound
 from aigw.channel import encode
 from aigw.config import lines
-from aigw.meters import Meters
 from aigw.process import Faults, WorkerProcess, log, notify, say, start_config
 from aigw.records import Writer
 from aigw.shared import SUPERVISOR, Cells
 from aigw.source import Options, Reading
+from aigw.usage import NotKept, Question, UsageStore
 from aigw.watch import INTERVAL, Watch, digest_of
 from aigw.workers import Version, Workers
 
@@ -70,13 +71,14 @@ class Supervisor:
         self._config = config  # the child that reads the config now, or did last
         self._first = worker
         self._cells = cells
-        self._meters: Meters | None = None  # made when first asked about
+        self._meters: meters.Meters | None = None  # made when first asked about
         self._workers = Workers(loop, cells)
         self._workers.adopt(worker)
         # what outlives a worker
         self._listeners = listen.Listeners()
         self._writer: Writer | None = None
-        self._admin = Admin(self, self.explain, self.metrics)
+        self._usage = UsageStore(cells, log, lambda found: loop.call_soon_threadsafe(self._restore, found))
+        self._admin = Admin(self, self.explain, self.metrics, self.usage)
         self._mock_folder: str | None = None
         self._on_terminal = os.isatty(0)
         # the config: the one that is served, and what is wrong with the one that is not
@@ -133,6 +135,9 @@ class Supervisor:
         except listen.ListenError as error:
             raise StartError(str(error)) from None
         try:
+            if source.has_budgets(document):
+                self._usage.retarget(document["usage_store"])
+                await self._usage.opened()
             await self._start_workers(document, count)
         except BaseException:
             self._admin.release(admin)
@@ -176,6 +181,7 @@ class Supervisor:
     def _serve(self, reading: Reading) -> None:
         """It is served from now on."""
         self._served = reading
+        self._usage.retarget(reading.document["usage_store"])
         self.generation += 1
         self.errors = []
 
@@ -341,6 +347,8 @@ class Supervisor:
             restarts=self._workers.restarts,
             lost=self._workers.lost_exchanges,
             dropped=0 if self._writer is None else self._writer.dropped,
+            usage_store=self._usage.path,
+            usage_error=self._usage.error,
         )
 
     def status(self) -> dict[str, Any]:
@@ -354,6 +362,25 @@ class Supervisor:
 
         return metrics.CONTENT_TYPE, metrics.render(self.facts, self._cells)
 
+    async def usage(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """See `admin.api.Usage`."""
+        try:
+            return await self._usage.ask(Question.of(query, time.time()))
+        except NotKept as error:
+            raise Refused(503, "usage_unavailable", str(error)) from None
+
+    def _restore(self, windows: list[tuple[int, int, int, int]]) -> None:
+        """What earlier runs used of budgets that are not over."""
+        own, now = self._own_meters(), time.monotonic()
+        for window in windows:
+            meters.restore(own, *window, now)
+
+    def _own_meters(self) -> meters.Meters:
+        if self._meters is None:
+            self._meters = meters.Meters(self._cells, SUPERVISOR)
+        self._meters.wall_offset = time.time() - time.monotonic()
+        return self._meters
+
     def explain(self, sample: dict[str, Any], record: dict[str, Any] | None) -> dict[str, Any]:
         """What would be done with a request; `record` is of an exchange that it shall be like. Raises: SampleError."""
         from aigw.config import snapshot
@@ -363,12 +390,8 @@ class Supervisor:
 
         if self._snapshot is None or self._snapshot.generation != self.generation:
             self._snapshot = snapshot.compile(self._served.document, self.generation)
-        if self._meters is None:
-            self._meters = Meters(self._cells, SUPERVISOR)
-        now, wall = time.monotonic(), time.time()
-        self._meters.wall_offset = wall - now
-        moment = Moment(Limits(self._meters, lambda *_: None), now)
-        return explain(self._snapshot, sample_of(self._snapshot, sample, record), wall, moment=moment)
+        moment = Moment(Limits(self._own_meters(), lambda *_: None), time.monotonic())
+        return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time(), moment=moment)
 
     # --- what the admin API asks
 
@@ -414,6 +437,7 @@ class Supervisor:
             self._config.wait()
         await self._admin.close()
         await self._workers.close()
+        await self._usage.close()  # who used what is complete now
         if self._writer is None:
             self._first.records.close()
         else:

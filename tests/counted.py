@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fakes import document, gateway, key, model, rule, target, upstream
 
+from aigw import shared
 from aigw.admit import Admission, admit
 from aigw.config import snapshot
 from aigw.config.snapshot import Candidate, Snapshot
@@ -27,7 +28,8 @@ def config(**fields: Any) -> dict[str, Any]:
     none = upstream(target("http://127.0.0.1:1", weight=0))
     models = {"gpt-4o": model("up"), "claude-*": model("up"), "idle": model("none"), ODD: model("up")}
     rules = [rule(), rule("fixed", "/fixed", upstream="up")]
-    main = gateway(*rules, auth="keys", keys={"demo": key("sk-demo")}, models=models)
+    keys = {"demo": key("sk-demo"), "team": key("sk-team", group="search")}
+    main = gateway(*rules, auth="keys", keys=keys, models=models)
     return document({"up": up, "none": none}, gateways={"main": main}) | fields
 
 
@@ -56,6 +58,7 @@ class Ended:
     status: int = 200
     started: float = 1000.0
     acquiring_at: float = 1000.0
+    sent_at: float = 1000.0
     head_at: float = 0.0
 
 
@@ -80,7 +83,7 @@ def ended(
         chosen = choose(resolved, turn or Turn())
         if not isinstance(chosen, Failure):
             done.candidate = chosen
-            done.acquiring_at = done.started + overhead
+            done.acquiring_at = done.sent_at = done.started + overhead
             done.head_at = done.started + 0.1
     return done
 
@@ -101,6 +104,14 @@ def made() -> Iterator[Cells]:
 
 def counters(made: Cells, row: int = 0) -> Counters:
     return Counters(made.row(row), made.series(row))
+
+
+def fill(made: Cells, left: int) -> None:
+    """Leaves room for so many entries more in row 0."""
+    series = made.series(0)
+    series.declare(b"filling", 1)
+    for number in range(shared.CAPACITY * 3 // 4 - left - made.row(0)[shared._ENTRIES]):
+        series.at(b"filling", b"%d" % number)
 
 
 def pool(name: str, idle: int, busy: int, waiting: int) -> SimpleNamespace:

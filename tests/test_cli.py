@@ -17,7 +17,7 @@ import pytest
 from aigw import __version__, cli
 
 PATIENCE = 30.0
-COMMANDS = ["serve", "check", "status", "reload", "mock", "key", "explain", "schema"]
+COMMANDS = ["serve", "check", "status", "usage", "reload", "mock", "key", "explain", "schema", "dashboard"]
 
 
 def run(*words: str, folder: Path | None = None, **options: object) -> "subprocess.CompletedProcess[str]":
@@ -77,8 +77,8 @@ def test_without_a_command_the_help_is_an_error() -> None:
         (["serv"], "aigw: unknown command 'serv'; did you mean serve?\ntry: aigw --help\n"),
         (
             ["dance"],
-            "aigw: unknown command 'dance'; there are: serve, check, status, reload, mock, key, explain, schema\n"
-            "try: aigw --help\n",
+            "aigw: unknown command 'dance'; "
+            "there are: serve, check, status, usage, reload, mock, key, explain, schema, dashboard\ntry: aigw --help\n",
         ),
         (["--versoin"], "aigw: unknown argument '--versoin'; did you mean --version?\ntry: aigw --help\n"),
         (

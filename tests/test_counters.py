@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 
 import pytest
-from counted import Turn, compile, counters, ended, made, pool
+from counted import Turn, compile, counters, ended, fill, made, pool
 
 from aigw import shared
 from aigw.counters import (
+    COST,
     DURATIONS,
     EXCHANGES,
     OVERHEAD,
@@ -17,11 +18,24 @@ from aigw.counters import (
     SUM,
     TARGETS,
     TOKENS,
+    UNPRICED,
+    USAGE,
+    WAITED,
+    Account,
     Labels,
     TargetStates,
+    account_of,
     labels_of,
 )
-from aigw.errors import BAD_REQUEST, INVALID_KEY, NO_TARGET, UPSTREAM_CREDENTIAL_REFUSED, UPSTREAM_CUT, Failure
+from aigw.errors import (
+    BAD_REQUEST,
+    INVALID_KEY,
+    NO_TARGET,
+    QUEUE_TIMEOUT,
+    UPSTREAM_CREDENTIAL_REFUSED,
+    UPSTREAM_CUT,
+    Failure,
+)
 from aigw.shared import Cells
 from aigw.tokens import Tokens
 
@@ -91,8 +105,61 @@ def test_tokens_are_added_by_class_and_the_unknown_is_nothing(made: Cells) -> No
     count = counters(made).count
     count(ended(compiled), "ok", None, 1000.0, Tokens(10, 20, audio=3), 7)
     count(ended(compiled), "ok", None, 1000.0, Tokens(0, 1, 5, 6, 2**40, None), 2**50)
+    count(ended(compiled), "ok", None, 1000.0, Tokens(100))
     count(ended(compiled), "ok", None, 1000.0, None, None)
-    assert values(made)[TOKENS:] == [10, 21, 5, 6, 2**40, 3, 2**50 + 7]
+    assert values(made, USAGE)[UNPRICED:] == [1, 110, 21, 5, 6, 2**40, 3, 2**50 + 7]
+
+
+def test_who_used_what_is_counted_with_the_key(made: Cells) -> None:
+    compiled = compile()
+    count = counters(made).count
+    for _ in range(2):  # remembered or not
+        count(ended(compiled), "ok", None, 1000.5, Tokens(1), 5)
+        count(ended(compiled, credential="sk-team"), "ok", None, 1000.5, Tokens(2), 6)
+        count(ended(compiled, status=404), "ok", None, 1000.5, None)
+        count(ended(compiled, status=499), "client_gone", None, 1000.5, None)
+        count(ended(compiled), "cut", Failure(UPSTREAM_CUT, ""), 1000.5, Tokens(3), 7)
+        count(ended(compiled, path="/fixed", asked=None, status=502), "failed", Failure(UPSTREAM_CUT, ""), 1000.5, None)
+        count(ended(compiled, credential="sk-x", status=401), "refused", Failure(INVALID_KEY, ""), 1000.0, None)
+    found = {account_of(text): used for text, used in made.totals(USAGE).items() if any(used)}
+    assert {account: [*used[: TOKENS + 1], used[COST]] for account, used in found.items()} == {
+        Account("main", "api", "demo", "-", "gpt-4o", "up"): [4, 4, 0, 8, 24],
+        Account("main", "api", "team", "search", "gpt-4o", "up"): [2, 0, 0, 4, 12],
+        Account("main", "fixed", "demo", "-", "-", "up"): [0, 2, 0, 0, 0],
+        Account("main", "api", "-", "-", "-", "-"): [0, 2, 0, 0, 0],
+    }
+
+
+def test_a_key_without_room_counts_as_other_of_its_gateway_and_model(made: Cells) -> None:
+    compiled = compile()
+    counting = counters(made)
+    counting.count(ended(compiled), "ok", None, 1000.5, Tokens(1), 5)
+    fill(made, 0)
+    for _ in range(2):
+        counting.count(ended(compiled, credential="sk-team"), "ok", None, 1000.5, Tokens(2), 6)
+        counting.count(ended(compiled, "claude-x", credential="sk-team"), "ok", None, 1000.5, Tokens(3), 7)
+    found = {account_of(text): used[TOKENS] for text, used in made.totals(USAGE).items() if any(used)}
+    assert found == {
+        Account("main", "api", "demo", "-", "gpt-4o", "up"): 1,
+        Account("main", "api", "other", "other", "gpt-4o", "up"): 4,
+        Account(*["other"] * 6): 6,
+    }
+
+
+def test_who_waited_for_a_connection_is_counted_by_upstream(made: Cells) -> None:
+    compiled = compile()
+    count = counters(made).count
+    count(ended(compiled), "ok", None, 1000.5, None)
+    for waited in (0.004, 2.0):
+        exchange = ended(compiled)
+        exchange.sent_at = exchange.acquiring_at + waited
+        count(exchange, "ok", None, 1010.0, None)
+    unsent = ended(compiled, status=503)
+    unsent.acquiring_at, unsent.sent_at = 1000.0, 0.0
+    count(unsent, "failed", Failure(QUEUE_TIMEOUT, ""), 1005.0, None)
+    found = made.totals(WAITED)[b"up"]
+    assert {index: n for index, n in enumerate(found[:SUM]) if n} == {0: 1, 8: 1, 9: 1}
+    assert found[SUM] == pytest.approx(7_004_000, abs=3)
 
 
 def test_a_refused_credential_has_a_count_of_its_own(made: Cells) -> None:
@@ -129,11 +196,12 @@ def test_nothing_of_a_snapshot_is_kept_once_another_serves(made: Cells) -> None:
 def test_what_finds_no_room_counts_as_other(made: Cells) -> None:
     compiled = compile()
     counting = counters(made)
-    for status in range(100, 100 + shared.CAPACITY):
+    fill(made, 10)
+    for status in range(100, 120):
         counting.count(ended(compiled, status=status), "ok", None, 1000.0, None)
     found = counted(made)
-    assert sum(found.values()) == shared.CAPACITY
-    assert found["other", "other", "other", "other", "other", "other", "other"] > 1000
+    assert sum(found.values()) == 20
+    assert found["other", "other", "other", "other", "other", "other", "other"] == 12  # two were for the account
     assert labels_of(shared.OTHER) == Labels(*["other"] * 7)
 
 

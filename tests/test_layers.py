@@ -50,6 +50,8 @@ RUNNING = [
     {"config.store"},
     {"config.edits"},
     {"source"},
+    {"usagefile"},
+    {"usage"},
     {"admin.messages", "admin.file", "admin.child", "admin.recent", "admin.changes", "admin.client"},
     {"admin.guard", "admin.writer"},
     {"admin.server", "admin.looking"},
@@ -76,6 +78,7 @@ TOOLS = {
     "screen",
     "show",
     "handle",
+    "dashboard",
 }
 
 # No loop, no clock, no file: these are functions of what they are given.
@@ -110,10 +113,11 @@ ONLY = {
     "httptools": {"wire.head", "wire.framing", "mock.server"},
     "uvloop": {"worker", "cli", "proxy.secure"},
     "prometheus_client": {"metrics"},
+    "sqlite3": {"usagefile"},
 }
 # Modules with these names must never be reached from a worker's start, nor (while it starts) from the supervisor's.
 WORKER_NEVER = {"yaml", "pydantic", "pydantic_core", "config.schema", "config.store"}
-SUPERVISOR_NEVER = WORKER_NEVER | {"proxy"}
+SUPERVISOR_NEVER = WORKER_NEVER | {"proxy", "sqlite3"}
 
 
 def modules() -> dict[str, ast.Module]:

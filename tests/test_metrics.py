@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from counted import ODD, compile, config, counters, ended, made, pool
+from counted import ODD, compile, config, counters, ended, fill, made, pool
 from prometheus_client.parser import text_string_to_metric_families
 
 from aigw import shared
@@ -49,10 +49,13 @@ def used(cells: Cells) -> None:
         cells.row(row)[shared.IN_FLIGHT] = 2
         cells.row(row)[shared.LOG_DROPPED] = 7
     failure = Failure(UPSTREAM_CREDENTIAL_REFUSED, "")
-    counting.count(ended(compiled, status=502), "failed", failure, 1000.5, None)
+    refused = ended(compiled, status=502)
+    refused.sent_at += 0.3
+    counting.count(refused, "failed", failure, 1000.5, None)
     for _ in range(2):
         counting.tried("up", 502, "reset")
     counting.tried("b", 429, "")
+    counting.limited("main", "requests/1m per key", False)
 
 
 def read(cells: Cells, **fields: object) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -95,6 +98,9 @@ def test_counts_of_all_workers_are_one(made: Cells) -> None:
     assert value(samples, "aigw_overhead_seconds_bucket", le="2.5e-05") == 0
     assert value(samples, "aigw_overhead_seconds_bucket", le="5e-05") == 7
     assert value(samples, "aigw_overhead_seconds_sum") == pytest.approx(7 * 0.00003)
+    assert value(samples, "aigw_queue_seconds_count", upstream="up") == 1
+    assert value(samples, "aigw_queue_seconds_bucket", upstream="up", le="0.25") == 0
+    assert value(samples, "aigw_queue_seconds_sum", upstream="up") == pytest.approx(0.3, abs=0.001)
     assert value(samples, "aigw_upstream_credential_refused_total", upstream="up") == 1
     assert value(samples, "aigw_worker_restarts_total") == 2
     assert value(samples, "aigw_log_dropped_total") == 15
@@ -124,6 +130,9 @@ def test_what_the_config_is(made: Cells) -> None:
     assert value(read(made, errors=("config.yaml:1: no",)), "aigw_config_last_reload_success") == 0
     assert any(name == "aigw_build_info" and ("version", "1.2") in labels for name, labels in samples)
     assert value(samples, "aigw_open_fds", process="supervisor") > 2
+    assert ("aigw_usage_store_up", frozenset()) not in samples
+    assert value(read(made, usage_store="usage.db"), "aigw_usage_store_up") == 1
+    assert value(read(made, usage_store="usage.db", usage_error="full"), "aigw_usage_store_up") == 0
 
 
 def test_before_anything_was_counted(made: Cells) -> None:
@@ -142,15 +151,15 @@ def test_labels_are_escaped_and_hold_no_secret(made: Cells) -> None:
 def test_sets_without_room_are_other(made: Cells) -> None:
     counting = counters(made)
     compiled = compile()
-    for status in range(1000, 1000 + shared.CAPACITY):
+    fill(made, 10)
+    for status in range(1000, 1020):
         counting.count(ended(compiled, status=status), "ok", None, 1000.0, Tokens(1, 1))
     samples = read(made)
     requests = [value for (name, _), value in samples.items() if name == "aigw_requests_total"]
-    assert sum(requests) == shared.CAPACITY
-    assert len(requests) < shared.CAPACITY
-    assert value(samples, "aigw_requests_total", **dict.fromkeys(OK, "other")) > 1000
+    assert sum(requests) == 20
+    assert value(samples, "aigw_requests_total", **dict.fromkeys(OK, "other")) == 12
     tokens = [value for (name, _), value in samples.items() if name == "aigw_tokens_total"]
-    assert sum(tokens) == 2 * shared.CAPACITY
+    assert sum(tokens) == 2 * 20
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian's package prometheus)")

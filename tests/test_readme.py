@@ -48,7 +48,7 @@ def test_it_serves_where_the_readme_says(tmp_path: Path) -> None:
     document = store.load(ROOT / "config.yaml", {}).document
     assert document["listen"] == [{"address": ADDRESS}]
     assert store.builtin({}).document["listen"] == [{"address": ADDRESS}]
-    assert store.builtin({}).admin["listen"] == ADMIN
+    assert store.builtin({}).admin["listen"] == {"address": ADMIN}
 
 
 def curled(serve: Serve, command: str) -> str:

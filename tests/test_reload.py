@@ -366,4 +366,4 @@ def test_a_signal_ends_a_reload_that_is_under_way(serve: Serve) -> None:
     serve.signal(signal.SIGTERM)
     assert serve.end() == 0
     assert not re.search("Traceback|unexpected", "\n".join(serve.err.lines))
-    assert not list(serve.folder.glob("aigw-*"))
+    assert not list(serve.folder.glob("aigw-*/"))

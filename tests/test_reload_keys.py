@@ -712,6 +712,8 @@ ELSEWHERE = {
     "listen.*.address": "test_reload.py::test_listeners_come_and_go",
     "listen.*.tls.cert": "test_tls_listener.py::test_a_certificate_is_renewed_under_load",
     "listen.*.tls.key": "test_tls_listener.py::test_a_certificate_is_renewed_under_load",
+    "usage_store.path": "admin/test_usage.py::test_usage_is_kept_elsewhere_from_a_reload_on",
+    "usage_store.retention": "admin/test_usage.py::test_usage_is_kept_elsewhere_from_a_reload_on",
     "workers": "test_reload.py::test_more_and_fewer_workers_lose_no_connection",
 }
 

@@ -83,3 +83,24 @@ def test_a_terminal_gets_no_control_bytes() -> None:
     text = show.plan(plan)
     assert "model       ?[31m?refused\n" in text
     assert "\x1b" not in text
+
+
+def test_usage_of_all_together_and_of_nobody() -> None:
+    tokens = {"input": 1200, "output": 30, "cached": 1000, "cache_write": 0, "reasoning": 0, "audio": 0}
+    item = {"requests": 1234567, "errors": 2, "tokens": tokens, "cost": 1234.5, "unpriced": 0}
+    assert (
+        show.usage({"per": None, "by": [], "items": [item]})
+        == """\
+ requests  errors  input  output  cached           cost
+1,234,567       2  1,200      30   1,000  $1,234.500000
+"""
+    )
+    assert (
+        show.usage({"per": "day", "by": ["model"], "items": []})
+        == """\
+time   model  requests  errors  input  output       cost
+total                0       0      0       0  $0.000000
+"""
+    )
+    odd = show.usage({"per": None, "by": ["model"], "items": [item | {"model": "a\x1b[2Jb"}]})
+    assert "\x1b" not in odd

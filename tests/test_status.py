@@ -17,9 +17,8 @@ __all__ = ["made"]
 
 def facts(**fields: object) -> Facts:
     given = {"version": "1.2", "uptime": 93784.56, "generation": 3, "document": config(), "config": "config.yaml"}
-    return Facts(
-        **(given | {"listeners": ("127.0.0.1:8081",), "admin": ("http://127.0.0.1:8080",), "wanted": 2} | fields)
-    )
+    given |= {"listeners": ("127.0.0.1:8081",), "admin": ("http://127.0.0.1:8080",), "wanted": 2}
+    return Facts(**(given | {"usage_store": "/x/usage.db"} | fields))
 
 
 def serving(cells: Cells) -> None:
@@ -54,6 +53,7 @@ def test_what_there_is(made: Cells) -> None:
         "connections": {"client": {"active": 2, "idle": 3}, "upstream": {"busy": 0, "idle": 0}},
         "exchanges": {"total": 1, "worker_lost": 0},
         "log_dropped": 0,
+        "usage_store": {"path": "/x/usage.db", "error": None},
         "upstreams": {
             "up": {
                 "a": {"weight": 1, "idle": 0, "busy": 0, "waiting": 0},
@@ -73,7 +73,9 @@ def test_the_lines_for_people(made: Cells) -> None:
     serving(made)
     errors = ("config.yaml:3:1 gateways: missing", "config.yaml:9:1 upsteams: unknown key")
     assert (
-        show.status(status(facts(errors=errors, restarts=1, lost=2, dropped=4), made))
+        show.status(
+            status(facts(errors=errors, restarts=1, lost=2, dropped=4, usage_error="/x/usage.db: disk full"), made)
+        )
         == f"""\
 aigw        1.2, pid {os.getpid()}, up 1d 2h
 config      config.yaml, generation 3
@@ -92,6 +94,7 @@ upstreams   0 connections busy, 0 idle
 exchanges   3 ended, 2 in flight
   lost      2 with their worker
 log         4 records dropped
+usage       /x/usage.db: disk full
 """
     )
 

@@ -426,7 +426,7 @@ def test_a_running_exchange_is_finished(serve: Serve, number: int) -> None:
     assert serve.end() == 0
     assert serve.refuses()
     assert [record["status"] for record in serve.records] == [200, 200]
-    assert not list(serve.folder.glob("aigw-*"))
+    assert not list(serve.folder.glob("aigw-*/"))
 
 
 def test_new_clients_are_refused_while_draining(serve: Serve) -> None:

@@ -1,7 +1,7 @@
 """The admin API's routes: which path means what, under /api/v1 and beside it.
 
     /config  /config/check  /gateways/...  /upstreams/...     the config: read from `Looking`, changed by `Writer`
-    /status  /explain  /exchanges  /reload  /schema           the running gateway: asked of `Control`
+    /status  /explain  /exchanges  /usage  /reload  /schema   the running gateway: asked of `Control`, or a function
     /metrics                                                  the same, outside of /api/v1
     /healthz  /readyz                                         without a token
 
@@ -21,6 +21,7 @@ from aigw.admin.recent import FILTERS, MOST, Recent
 from aigw.admin.writer import Applier, Edit, Outcome, Writer
 from aigw.config.problem import secretive
 from aigw.process import log
+from aigw.usage import PARAMETERS
 from aigw.wire import reply
 
 PREFIX = "/api/v1"
@@ -51,11 +52,15 @@ Raises: ValueError, with a message for people."""
 Metrics = Callable[[], tuple[bytes, bytes]]
 """Content type and text of the exposition."""
 
+Usage = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
+"""Who used what, for the parameters of a query. Raises: ValueError, with what would be right; Refused."""
+
 Handler = Callable[["Api", Request, list[str]], Awaitable[Answer]]
 
 
 class Api:
-    """`answer` is called for what `admit` has let through. /explain and /metrics are there if their functions are."""
+    """`answer` is called for what `admit` has let through. /explain, /metrics and /usage are there if their functions
+    are."""
 
     def __init__(
         self,
@@ -64,10 +69,12 @@ class Api:
         recent: Recent,
         explain: Explain | None = None,
         metrics: Metrics | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self._control = control
         self._explain = explain
         self._metrics = metrics
+        self._usage = usage
         self._guard = guard
         self._recent = recent
         self._looking = Looking(control)
@@ -238,6 +245,14 @@ class Api:
             raise Refused(404, "not_found", f"no exchange with this request id is among the last {MOST}")
         return Answer(200, record)
 
+    async def usage(self, request: Request, at: list[str]) -> Answer:
+        if self._usage is None:
+            raise _nothing_there(request)
+        try:
+            return Answer(200, await self._usage(request.query))
+        except ValueError as error:
+            raise Refused(400, "bad_query", str(error)) from None
+
     async def reload(self, request: Request, at: list[str]) -> Answer:
         if request.body and request.object():
             raise Refused(422, "invalid", "reload takes no members; send no body")
@@ -336,6 +351,7 @@ def _routes() -> list[tuple[tuple[str, ...], dict[str, Handler]]]:
         "explain": {"POST": Api.explain},
         "exchanges": {"GET": Api.exchanges},
         "exchanges/*": {"GET": Api.exchange},
+        "usage": {"GET": Api.usage},
         "reload": {"POST": Api.reload},
         "schema": {"GET": Api.schema},
     }
@@ -349,5 +365,8 @@ def _routes() -> list[tuple[tuple[str, ...], dict[str, Handler]]]:
 
 
 ROUTES = _routes()
-QUERIES: dict[tuple[str, ...], tuple[str, ...]] = {("api", "v1", "exchanges"): (*FILTERS, "limit")}
+QUERIES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("api", "v1", "exchanges"): (*FILTERS, "limit"),
+    ("api", "v1", "usage"): PARAMETERS,
+}
 ONLY_LOOKED_AT = {("api", "v1", "config", "check"), ("api", "v1", "explain")}

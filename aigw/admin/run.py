@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigw import listen
 from aigw.admin import server
-from aigw.admin.api import Api, Control, Explain, Metrics
+from aigw.admin.api import Api, Control, Explain, Metrics, Usage
 from aigw.admin.guard import Guard
 from aigw.admin.recent import Recent
 
@@ -32,10 +32,16 @@ class Bound:
 class Admin:
     """`recent` takes the records of finished exchanges; `urls` say where it listens."""
 
-    def __init__(self, control: Control, explain: Explain | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        explain: Explain | None = None,
+        metrics: Metrics | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         self.recent = Recent()
         self._guard = Guard(None, clock=time.monotonic)
-        self._api = Api(control, self._guard, self.recent, explain, metrics)
+        self._api = Api(control, self._guard, self.recent, explain, metrics, usage)
         self._server = server.Server(self._api)
         self._address = ""
         self._bound = Bound()

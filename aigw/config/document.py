@@ -26,6 +26,7 @@ from aigw.config.schema import (
     Target,
     Upstream,
     UpstreamLimit,
+    UsageStore,
 )
 from aigw.config.values import target_name
 
@@ -49,6 +50,7 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
         "access_log": config.access_log
         if config.access_log in ("stdout", "off")
         else _absolute(config.access_log, base),
+        "usage_store": _usage_store(config.usage_store, base),
         "timeouts": config.timeouts.model_dump(),
         "bounds": config.bounds.model_dump(),
         "drain": config.drain.model_dump(),
@@ -65,6 +67,13 @@ def expand(config: Config, base: FilePath) -> tuple[dict[str, Any], list[Finding
 
 def _absolute(path: str, base: FilePath) -> str:
     return os.path.abspath(base / path)
+
+
+def _usage_store(store: UsageStore, base: FilePath) -> dict[str, Any] | None:
+    """None: off."""
+    if store.path == "off":
+        return None
+    return {"path": _absolute(store.path, base), "retention": store.retention}
 
 
 def listener(listen: Listen, base: FilePath) -> dict[str, Any]:

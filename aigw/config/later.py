@@ -28,7 +28,6 @@ def _is_not(*words: str) -> Callable[[object], bool]:
 
 
 LATER = (
-    Later("usage_store", "the usage store is", _is_not("off")),
     Later("upstreams.*.balance", "this balance is", _is("random", "hash")),
     Later("upstreams.*.hash_on", "balance: hash is"),
     Later("upstreams.*.health", "probing targets is"),

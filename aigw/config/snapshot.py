@@ -677,8 +677,8 @@ def glob_matches(head: str, tail: str, name: str) -> bool:
     return len(name) >= len(head) + len(tail) and name.startswith(head) and name.endswith(tail)
 
 
-def remember(memo: dict[_K, _V], key: _K, value: _V) -> None:
+def remember(memo: dict[_K, _V], key: _K, value: _V, most: int = _MEMO_SIZE) -> None:
     """Keep a looked-up value; a memo that is full starts anew."""
-    if len(memo) >= _MEMO_SIZE:
+    if len(memo) >= most:
         memo.clear()
     memo[key] = value

@@ -143,6 +143,7 @@ def _builtin_lines(environ: Mapping[str, str]) -> Iterable[str]:
         yield "    }"
     if not present:
         yield "  mock: {provider: mock}"
+    yield "usage_store: off"  # it writes no file into the folder where it happens to be started
     yield "gateways:"
     yield "  default:"
     yield "    auth: none"

@@ -55,7 +55,8 @@ def test_as_shipped() -> None:
     loaded = store.load(MANUAL, {})
     assert loaded.warnings == []
     assert loaded.files == []
-    assert loaded.document == store.builtin({}).document
+    kept = {"path": str(MANUAL.parent / "aigw-usage.db"), "retention": 90 * 86400.0}
+    assert loaded.document == store.builtin({}).document | {"usage_store": kept}
     assert snapshot.compile(loaded.document, 1).gateways["default"].find_model("anything") is not None
 
 
@@ -128,7 +129,7 @@ def test_the_json_schema_accepts_it(text: str) -> None:
 def test_defaults_shown_are_the_defaults(base: Path) -> None:
     """The sections of which the manual says no "example": taking them in changes nothing."""
     shown = raw(uncommented())
-    for key in ("timeouts", "bounds", "drain", "answer_headers", "access_log", "workers"):
+    for key in ("timeouts", "bounds", "drain", "answer_headers", "access_log", "usage_store", "workers"):
         with_key, _ = schema.validate({"gateways": {}, key: shown[key]})
         without, _ = schema.validate({"gateways": {}})
         assert with_key == without, key

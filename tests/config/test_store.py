@@ -257,6 +257,7 @@ def test_defaults() -> None:
         "listen": [{"address": "127.0.0.1:8081"}],
         "workers": 1,
         "access_log": "stdout",
+        "usage_store": {"path": str(BAD / "aigw-usage.db"), "retention": 7776000.0},
         "timeouts": {
             "handshake": 10.0,
             "keepalive": 75.0,
@@ -576,7 +577,6 @@ gateways:
 def test_an_example_of_every_feature_is_refused_for_what_is_to_come_only() -> None:
     found = problems(SECTION_8, environ={"OPENAI_API_KEY": "k"})
     assert [line.partition(" ")[2].partition(": ")[0] for line in found] == [
-        "usage_store",
         "upstreams.vllm.health",
         "upstreams.vllm.eject",
         "gateways.default.models.canary.split",

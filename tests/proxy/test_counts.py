@@ -8,7 +8,7 @@ from typing import Any
 from counted import config
 from fakes import CHAT, Connection, Running, Seen, get, ok, post, running, stub, target, until, upstream
 
-from aigw.counters import COST, EXCHANGES, OVERHEAD, SUM, TARGETS, TOKENS, labels_of
+from aigw.counters import COST, EXCHANGES, OVERHEAD, SUM, TARGETS, TOKENS, USAGE, account_of, labels_of
 from aigw.shared import Series
 
 KEY = b"authorization: Bearer sk-demo"
@@ -77,11 +77,13 @@ async def test_numbers_are_those_of_the_log() -> None:
                 counts[tuple(label for name, label in labels._asdict().items() if name != "model")] += sum(values[:SUM])
             assert counts == Counter(map(logged, run.records))
             assert {labels.model for labels in found} == {"-", "gpt-4o", "idle"}
-            (best,) = [values for labels, values in found.items() if (labels.end, labels.model) == ("ok", "gpt-4o")]
+            accounts = {account_of(text): values for text, values in numbers(run, USAGE).items() if any(values)}
+            (best,) = [values for account, values in accounts.items() if account[2:5] == ("demo", "-", "gpt-4o")]
             assert best[TOKENS:COST] == [21, 9, 0, 0, 0, 0]
             costs = [round(record["cost"] * 1e9) for record in run.records if "cost" in record]
             assert costs == [7 * 2_500 + 3 * 10_000] * 3
-            assert sum(values[COST] for values in found.values()) == sum(costs)
+            assert sum(values[COST] for values in accounts.values()) == sum(costs)
+            assert sum(sum(values[:2]) for values in accounts.values()) == sum("method" in r for r in run.records)
             spent = sum(values[SUM] for values in found.values())
             assert abs(spent / 1e3 - sum(record.get("duration_ms", 0) for record in run.records)) < 1
             overheads = sum(sum(values[:-1]) for values in numbers(run, OVERHEAD).values())
