@@ -138,7 +138,7 @@ create /gateways "{\"name\": \"$name\", \"hosts\": [\"$host\"], \"models\": {\"g
 # beside the rule that a gateway has from the start: everything by its model
 admin POST "/gateways/$name/rules" '{"name": "ping", "path": "/ping", "methods": ["GET"], "public": true,
   "upstream": "'"$name-http"'"}' >/dev/null || exit 1
-admin POST "/gateways/$name/keys" "{\"name\": \"benchmark\"}" >"$work/key" || exit 1
+admin POST "/gateways/$name/keys" "{\"name\": \"benchmark\", \"limits\": [{\"requests\": \"100000000/1m\"}]}" >"$work/key" || exit 1
 key=$(sed -n 's/.*"key": *"\([^"]*\)".*/\1/p' "$work/key")
 [[ -n $key ]] || die "the admin API gave no key: $(cat "$work/key")"
 
@@ -218,7 +218,7 @@ abort() {
 target=$(authority "$PROXY_URL")
 rate=$(printf '%s\n' "${rows[@]}" | awk -F'|' '$1 == "chat completion" { print $3 }')
 if [[ $PROXY_URL == http://* ]]; then
-  pause=$(awk -v rate="$rate" 'BEGIN { printf "%.4f", rate > 0 ? 100 / rate : 1 }')
+  pause=$(awk -v rate="$rate" 'BEGIN { printf "%.4f", (rate > 0 ? 100 / rate : 1) }')
   : >"$work/aborts"
   (while :; do abort 2>/dev/null; read -rt "$pause" <> <(:) || true; done) &
   aborter=$!

@@ -1,19 +1,21 @@
-"""Measures aigw beside nginx and HAProxy, in one run on one machine.
+"""Measures aigw beside other proxies, in one run on one machine.
 
-    python benchmarks/compare.py [--duration S] [--rounds N] [--only aigw,nginx] [--loads sdk,stream] [--python PATH]
+    python benchmarks/compare.py [--duration S] [--rounds N] [--only aigw,nginx] [--loads sdk,stream] [--workers 1]
+                                 [--python PATH] [--envs FOLDER] [--install] [--write]
 
 Proxies run on core 0, the load generator and the upstream on core 1. Rounds are interleaved, so that whatever else
-the machine does meets all of them alike; figures are medians over the rounds. benchmarks/README.md says what the
-columns mean.
+the machine does meets all of them alike; figures are medians and ranges over the rounds. `--install` makes the
+environments of those that come from PyPI, and measures nothing. `--write` puts the results into RESULTS.md.
+benchmarks/README.md says what the columns mean.
 """
 
 import argparse
-import http.client
+import os
+import re
 import resource
+import shlex
 import shutil
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,52 +23,35 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+import environments
 import loads
 import processes
 import proxies
-import upstream
+import results
+from environments import Environment
 from loads import LOADS, Load
 from proxies import Proxy
+from results import Footprint, Measured, Measurement
+from running import Running, check, connect, receive, start
 
 PROXY_CORE = 0
 LOAD_CORE = 1
-NAMES = ("direct", "nginx", "haproxy", "aigw")
-START_TIMEOUT = 10.0
-IDLE_CONNECTIONS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A proxy that has given its first answer, `started_in` seconds after the command."""
-
-    proxy: Proxy
-    pid: int
-    core: int
-    started_in: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One run of one load. Latencies in microseconds, CPU in microseconds of the process tree per request."""
-
-    requests: int
-    rate: float
-    p50: float
-    p99: float
-    failed: int
-    user: float
-    system: float
-
-
-Measured = dict[str, dict[str, list[Measurement]]]  # load name -> proxy name -> one a round
+NAMES = ("direct", "nginx", "haproxy", "envoy", "sglang", "litellm", "aigw")
+TOGETHER = 100  # of the connections that are held, ask at the same time
+RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def main() -> int:
     options = arguments()
-    missing = [tool for tool in ("nginx", "haproxy", "wrk", "taskset") if shutil.which(tool) is None]
+    known = environments.known(options.envs)
+    if options.install:
+        for name in [name for name in known if name in options.only]:
+            print(f"installing {known[name].version} in {known[name].folder}", flush=True)
+            known[name].make()
+        return 0
+    missing = [tool for tool in ("nginx", "haproxy", "wrk", "hey", "taskset") if shutil.which(tool) is None]
     if missing:
         packages = " ".join("util-linux" if tool == "taskset" else tool for tool in missing)
         print(f"missing: {', '.join(missing)}; install with: apt-get install -y {packages}", file=sys.stderr)
@@ -74,34 +59,72 @@ def main() -> int:
     if not {PROXY_CORE, LOAD_CORE} <= processes.cores():
         print("two cores are needed: one for the proxies, one for load and upstream", file=sys.stderr)
         return 2
+    if options.write:
+        results.place(RESULTS)  # rather now than after twenty minutes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever ends the run also cleans up
-    allow_descriptors(4 * IDLE_CONNECTIONS)
-    print(machine(options.python))
-    with tempfile.TemporaryDirectory(prefix="aigw-compare-") as name:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    text = []
+
+    def say(part: str) -> None:
+        text.append(part)
+        print(f"{part}\n", flush=True)
+
+    left_out = [name for name in options.only if name in known and not known[name].made]
+    options.only = [name for name in options.only if name not in left_out]
+    say(conditions(options))
+    if left_out:
+        how = f"python benchmarks/compare.py --install --only {','.join(left_out)}"
+        if options.envs != environments.FOLDER:
+            how += f" --envs {options.envs}"
+        say(f"Left out, since not installed: {', '.join(left_out)}. To install: `{how}`")
+    with tempfile.TemporaryDirectory(prefix="aigw-compare-") as name, ExitStack() as stack:
         folder = Path(name)
-        with ExitStack() as stack:
-            running = start_all(options, folder, stack)
-            print_memory(running)
-            measured, asked = measure(running, options, folder)
+        origin = start(proxies.upstream(), LOAD_CORE, folder, stack)
+        wanted = all_proxies(options, known, folder, origin.proxy.plain)
+        alone = [proxy for proxy in wanted if proxy.workers == 1]
+        say(results.work((proxy, version(proxy.name, known, options.python)) for proxy in alone))
+        sizes = {proxy: installed(proxy.name, known, options.python) for proxy in alone}
+        say(results.footprints([footprint(proxy, PROXY_CORE, folder, sizes[proxy]) for proxy in alone]))
+        running = [start(proxy, where(proxy), folder, stack) for proxy in wanted]
+        if "direct" in options.only:
+            running.insert(0, origin)
+        for one in running:
+            for load in options.loads:
+                check(one.proxy, load)
+        measured, asked = measure(running, options, folder)
         for load in options.loads:
-            print_load(load, measured[load.name])
-        if "aigw" in options.only:
-            print_access_log(folder / proxies.ACCESS_LOG, asked["aigw"])
+            say(results.load(load, measured[load.name]))
+        if options.workers == 2:
+            say(results.two_workers([load for load in options.loads if load.two], measured))
+        for one in running:
+            if one.proxy.name == "aigw":
+                say(access_log(one.proxy, folder, asked[one.proxy]))
+    if options.write:
+        results.write(RESULTS, "\n\n".join(text))
     return 0
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure aigw beside nginx and HAProxy.")
+    parser = argparse.ArgumentParser(description="Measure aigw beside other proxies.")
     parser.add_argument("--duration", type=int, default=3, metavar="S", help="seconds per measurement (3)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds; figures are medians over them (3)")
     parser.add_argument("--only", type=names(NAMES), default=NAMES, metavar="A,B", help=f"of {','.join(NAMES)}")
     known = tuple(load.name for load in LOADS)
     parser.add_argument("--loads", type=names(known), default=known, metavar="A,B", help=f"of {','.join(known)}")
+    parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="2: some loads with two workers too (2)")
     parser.add_argument("--python", default=sys.executable, metavar="PATH", help="interpreter that runs aigw")
+    about = "where the environments of what comes from PyPI are"
+    parser.add_argument("--envs", type=Path, default=environments.FOLDER, metavar="FOLDER", help=about)
+    parser.add_argument("--install", action="store_true", help="make those environments, and measure nothing")
+    parser.add_argument("--write", action="store_true", help=f"put the results into {RESULTS.name}")
     options = parser.parse_args()
     if options.duration < 1 or options.rounds < 1:
         parser.error("--duration and --rounds are at least 1")
     options.loads = [load for load in LOADS if load.name in options.loads]
+    if not any(load.two for load in options.loads):
+        options.workers = 1
+    options.envs = options.envs.resolve()
     return options
 
 
@@ -115,92 +138,123 @@ def names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def allow_descriptors(count: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+# starting -------------------------------------------------------------------------------------------------------------
 
 
-def start_all(options: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Running]:
-    """The upstream first, then what `--only` names; all stopped when `stack` closes."""
-    origin = start(proxies.upstream(), LOAD_CORE, folder, stack)
-    port = origin.proxy.plain
-    running = [origin] if "direct" in options.only else []
-    if "nginx" in options.only:
-        running.append(start(proxies.nginx(folder, port), PROXY_CORE, folder, stack))
-    if "haproxy" in options.only:
-        running.append(start(proxies.haproxy(folder, port), PROXY_CORE, folder, stack))
-    if "aigw" in options.only:
-        running.append(start(proxies.aigw(folder, port, options.python), PROXY_CORE, folder, stack))
-    for one in running:
-        for load in options.loads:
-            check(one.proxy, load)
-    return running
+def all_proxies(options: argparse.Namespace, known: dict[str, Environment], folder: Path, target: int) -> list[Proxy]:
+    """What `--only` names, in front of the upstream at port `target`: with one worker, and then with two."""
+    makers: dict[str, Callable[[int], Proxy]] = {
+        "nginx": lambda workers: proxies.nginx(folder, target, workers),
+        "haproxy": lambda workers: proxies.haproxy(folder, target, workers),
+        "envoy": lambda workers: proxies.envoy(folder, target, workers, known["envoy"]),
+        "sglang": lambda workers: proxies.sglang(target, workers, known["sglang"]),
+        "litellm": lambda workers: proxies.litellm(folder, target, workers, known["litellm"]),
+        "aigw": lambda workers: proxies.aigw(folder, target, workers, options.python),
+    }
+    wanted = [makers[name] for name in NAMES if name in options.only and name in makers]
+    return [make(workers) for workers in range(1, options.workers + 1) for make in wanted]
 
 
-def start(proxy: Proxy, core: int, folder: Path, stack: ExitStack) -> Running:
-    for path, text in proxy.files.items():
-        path.write_text(text)
-    log = folder / f"{proxy.name}.log"
-    began = time.monotonic()
-    process = processes.start(proxy.command, core, log)
-    stack.callback(processes.stop, process)
-    while True:
-        try:
-            ask(LOADS[0], proxy.plain)
-        except ConnectionRefusedError:
-            if process.poll() is not None or time.monotonic() - began > START_TIMEOUT:
-                sys.exit(f"{proxy.name} did not start: {' '.join(proxy.command)}\n{log.read_text()}")
-            time.sleep(0.002)
-        else:
-            return Running(proxy, process.pid, core, time.monotonic() - began)
+def where(proxy: Proxy) -> int | None:
+    """Its core; None: any."""
+    if proxy.name == "direct":
+        return LOAD_CORE
+    return PROXY_CORE if proxy.workers == 1 else None
 
 
-def ask(load: Load, port: int) -> tuple[int, bytes]:
-    """One request on a connection of its own; status and decoded body."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        return exchange(client, load, port)
+# at rest --------------------------------------------------------------------------------------------------------------
 
 
-def exchange(client: socket.socket, load: Load, port: int) -> tuple[int, bytes]:
-    client.sendall(loads.request(load, port))
-    answer = http.client.HTTPResponse(client, method="POST")
-    answer.begin()
-    return answer.status, answer.read()
+def footprint(proxy: Proxy, core: int, folder: Path, size: int | None) -> Footprint:
+    """Each figure from a process that did nothing before: what was allocated once may be free, and is still there."""
+    part = 10 if proxy.slow else 1
+    with ExitStack() as stack:
+        first = start(proxy, core, folder, stack)
+        at_start = processes.memory(first.pid)
+        idle = growth(first, LOADS[0], proxies.IDLE_CLIENTS // part)
+    with ExitStack() as stack:
+        second = start(proxy, core, folder, stack)
+        stream = growth(second, loads.HOLD, results.OPEN_STREAMS // part)
+    return Footprint(
+        proxy,
+        (first.started_in + second.started_in) / 2,
+        sum(process.rss for process in at_start),
+        sum(process.pss for process in at_start),
+        len(at_start),
+        idle,
+        stream,
+        size,
+    )
 
 
-def check(proxy: Proxy, load: Load) -> None:
-    """The answer through the proxy must be the upstream's, or there is nothing to compare."""
-    status, body = ask(load, proxy.stream if load.streamed else proxy.plain)
-    expected = upstream.EVENT * upstream.EVENTS if load.streamed else upstream.ANSWER
-    if (status, body) != (200, expected):
-        sys.exit(f"{proxy.name} answers {status} on load {load.name!r}, not what the upstream sent: {body[:500]!r}")
+def growth(one: Running, load: Load, count: int) -> float:
+    """Growth of the tree's RSS, in bytes, for each connection that is kept: answered, or with its first event.
+
+    Measured over the last nine tenths: the first fill memory that was touched at the start and is free since.
+    """
+    port = one.proxy.stream if load.streamed else one.proxy.plain
+    with ExitStack() as stack:
+
+        def more(connections: int) -> int:
+            while connections > 0:
+                clients = [stack.enter_context(connect(port)) for _ in range(min(connections, TOGETHER))]
+                for client in clients:
+                    client.sendall(loads.request(load, port))
+                for client in clients:
+                    answer = receive(client)
+                    if answer.status != 200 or not (answer.read1() if load is loads.HOLD else answer.read()):
+                        sys.exit(f"{one.proxy.name} answers {answer.status} on load {load.name!r}")
+                connections -= len(clients)
+            return sum(process.rss for process in processes.memory(one.pid))
+
+        before = more(count // 10)
+        return (more(count - count // 10) - before) / (count - count // 10)
 
 
-def measure(running: list[Running], options: argparse.Namespace, folder: Path) -> tuple[Measured, Counter[str]]:
+def installed(name: str, known: dict[str, Environment], python: str) -> int | None:
+    if name in known:
+        return known[name].size()
+    if name == "aigw":
+        return environments.size_of_aigw(python)
+    debian = {"nginx": ("nginx", "nginx-common"), "haproxy": ("haproxy",)}
+    return environments.size_of_debian(*debian[name]) if name in debian else None
+
+
+# under load -----------------------------------------------------------------------------------------------------------
+
+
+def measure(running: list[Running], options: argparse.Namespace, folder: Path) -> tuple[Measured, Counter[Proxy]]:
     """All rounds, and how many answers each proxy gave in all.
 
     A second of warming up on each load comes first and is no measurement.
     """
     measured: Measured = defaultdict(lambda: defaultdict(list))
-    asked: Counter[str] = Counter()
+    asked: Counter[Proxy] = Counter()
     for number in range(options.rounds + 1):
         turn = number % len(running)
         for load in options.loads:
             for one in running[turn:] + running[:turn]:  # each proxy follows each other one in turn
-                seconds = options.duration if number else 1
-                result = run(one, load, seconds, folder)
-                asked[one.proxy.name] += result.requests
+                if one.proxy.workers > 1 and not load.two:
+                    continue
+                result = run(one, load, options.duration if number else 1, folder)
+                asked[one.proxy] += result.requests
                 if number:
-                    measured[load.name][one.proxy.name].append(result)
+                    measured[load.name][one.proxy].append(result)
         print(f"round {number} of {options.rounds} done", file=sys.stderr)
-    return measured, asked
+    order = {one.proxy: place for place, one in enumerate(running)}
+    return {
+        name: dict(sorted(found.items(), key=lambda item: order[item[0]])) for name, found in measured.items()
+    }, asked
 
 
 def run(one: Running, load: Load, seconds: int, folder: Path) -> Measurement:
+    proxy, connections = one.proxy, load.connections
+    if proxy.slow:
+        seconds *= 5
+        if load.streamed:
+            connections = max(1, connections // 10)
     before = processes.cpu(one.pid)
-    port = one.proxy.stream if load.streamed else one.proxy.plain
-    seen = loads.drive(load, port, LOAD_CORE, seconds, folder)
+    seen = loads.drive(load, proxy.stream if load.streamed else proxy.plain, LOAD_CORE, seconds, connections, folder)
     used = processes.cpu(one.pid) - before
     each = 1e6 / max(seen.requests, 1)
     return Measurement(
@@ -214,90 +268,49 @@ def run(one: Running, load: Load, seconds: int, folder: Path) -> Measurement:
     )
 
 
-def machine(python: str) -> str:
+# what it was measured with --------------------------------------------------------------------------------------------
+
+
+def version(name: str, known: dict[str, Environment], python: str) -> str:
+    if name in known:
+        return known[name].version
+    commands = {"nginx": ["nginx", "-v"], "haproxy": ["haproxy", "-v"], "aigw": [python, "-m", "aigw", "--version"]}
+    return f"{name} {words[0]}" if (words := re.findall(r"\d[\d.]*", said(commands[name]))) else name
+
+
+def said(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip().partition("\n")[0]
+
+
+def conditions(options: argparse.Namespace) -> str:
     """What a figure is worth nothing without."""
-    build = subprocess.run([python, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True)
-    lines = [f"aigw runs on {python}: CPython {' '.join(build.stdout.split())}"]
-    for command in (["nginx", "-v"], ["haproxy", "-v"], ["wrk", "-v"], ["uname", "-sr"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines.append((done.stdout + done.stderr).strip().splitlines()[0])
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            lines.append(f"CPU {line.partition(':')[2].strip()}")
-            break
+    build = said([options.python, "-c", "import sys; print(' '.join(sys.version.split()))"])
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    lines = [
+        f"Measured on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())} with `{shlex.join(['python', *sys.argv])}`.",
+        f"{options.rounds} rounds of {options.duration} s; the load average was {os.getloadavg()[0]:.1f} at the start.",
+        "",
+        f"- machine: {model[0].partition(':')[2].strip() if model else os.uname().machine}, {os.cpu_count()} cores, "
+        f"{memory:.0f} GiB, {said(['uname', '-sr'])}, {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} descriptors",
+        f"- aigw runs on CPython {build}",
+        f"- load generators: {said(['wrk', '-v']).partition(' Copyright')[0]}, and {hey()}",
+    ]
     return "\n".join(lines)
 
 
-def print_memory(running: list[Running]) -> None:
-    print("\nstart and memory, each before any load; idle: per connection that had one answer and waits")
-    print(f"{'':10}{'first answer ms':>16}{'idle KiB each':>15}   processes: RSS/PSS MiB")
-    for one in running:
-        at_start = processes.memory(one.pid)
-        idle = idle_cost(one) / 1024
-        each = "  ".join(f"{p.rss / 2**20:.1f}/{p.pss / 2**20:.1f} {short(p.command)}" for p in at_start)
-        print(f"{one.proxy.name:10}{one.started_in * 1000:16.0f}{idle:15.1f}   {each}")
+def hey() -> str:
+    """It has no option that says its version."""
+    known = said(["dpkg-query", "--show", "--showformat", "${Version}", "hey"]) if shutil.which("dpkg-query") else ""
+    return f"hey {known if known[:1].isdigit() else 'of unknown version'}"
 
 
-def short(command: str) -> str:
-    """The words that tell processes of one tree apart."""
-    words = [Path(word).name for word in command.split()]
-    return " ".join(words[:5])
-
-
-def idle_cost(one: Running) -> float:
-    """Growth of the tree's RSS, in bytes, per connection that had one answer and now waits.
-
-    Measured over the second thousand: the first fills memory that was touched at the start and is free since.
-    """
-    sizes = []
-    with ExitStack() as stack:
-        for _ in range(2):
-            for _ in range(IDLE_CONNECTIONS):
-                client = stack.enter_context(socket.create_connection(("127.0.0.1", one.proxy.plain), timeout=10))
-                exchange(client, LOADS[0], one.proxy.plain)
-            sizes.append(sum(process.rss for process in processes.memory(one.pid)))
-    return (sizes[1] - sizes[0]) / IDLE_CONNECTIONS
-
-
-def print_load(load: Load, measured: dict[str, list[Measurement]]) -> None:
-    connections = f"{load.connections} connection{'s' if load.connections > 1 else ''}"
-    unit = "streams/s" if load.streamed else "req/s"
-    print(f"\n{load.name}: {load.about}; {connections}")
-    print(
-        f"{'':10}{unit:>10}{'x nginx':>9}{'p50 us':>10}{'p99 us':>10}{'failed':>8}"
-        f"{'CPU us':>9}{'user':>8}{'system':>8}{'x nginx':>9}"
-    )
-    base = [median(measured["nginx"])] if "nginx" in measured else []
-    for name in (name for name in NAMES if name in measured):
-        middle = median(measured[name])
-        rate_ratio, cpu_ratio = "-", "-"
-        for nginx in base:
-            rate_ratio = f"{middle.rate / nginx.rate:.2f}"
-            cpu_ratio = f"{(middle.user + middle.system) / (nginx.user + nginx.system):.2f}"
-        print(
-            f"{name:10}{middle.rate:10,.0f}{rate_ratio:>9}{middle.p50:10,.0f}{middle.p99:10,.0f}{middle.failed:8}"
-            f"{middle.user + middle.system:9.1f}{middle.user:8.1f}{middle.system:8.1f}{cpu_ratio:>9}"
-        )
-
-
-def print_access_log(path: Path, answers: int) -> None:
-    """The log is part of the work: its lines must be at least the answers that `wrk` counted."""
-    with path.open("rb") as log:
+def access_log(proxy: Proxy, folder: Path, answers: int) -> str:
+    """The log is part of the work: its lines must be at least the answers that were counted."""
+    with proxies.access_log(folder, proxy.workers).open("rb") as log:
         lines = sum(1 for _ in log)
-    print(f"\naigw's access log: {lines:,} lines; answers counted by wrk, warming up included: {answers:,}")
-
-
-def median(results: list[Measurement]) -> Measurement:
-    """Field by field; requests and failures are added up instead: a failure in any round must show."""
-    return Measurement(
-        requests=sum(result.requests for result in results),
-        rate=statistics.median(result.rate for result in results),
-        p50=statistics.median(result.p50 for result in results),
-        p99=statistics.median(result.p99 for result in results),
-        failed=sum(result.failed for result in results),
-        user=statistics.median(result.user for result in results),
-        system=statistics.median(result.system for result in results),
-    )
+    return f"aigw's access log, {proxy.workers} worker(s): {lines:,} lines; answers counted under load: {answers:,}."
 
 
 if __name__ == "__main__":

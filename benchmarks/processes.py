@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +74,16 @@ def memory(root: int) -> list[Memory]:
     return found
 
 
-def start(command: list[str], core: int, log: Path) -> subprocess.Popen[bytes]:
-    """Starts `command` on `core` alone; what it says goes to `log`."""
+def start(
+    command: list[str], core: int | None, log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts `command` on `core` alone, or on any; what it says goes to `log`. `environment` is added to this one."""
+    if core is not None:
+        command = ["taskset", "--cpu-list", str(core), *command]  # it executes the command: same process, same pid
     with log.open("ab") as output:
-        pinned = ["taskset", "--cpu-list", str(core), *command]  # it executes the command: same process, same pid
-        return subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **(environment or {})}
+        )
 
 
 def stop(process: subprocess.Popen[bytes], grace: float = 5.0) -> None:

@@ -5,7 +5,7 @@
 A POST is answered with the 49 bytes of `ANSWER`, or, where its body asks for a stream, with 50 server-sent events of
 250 bytes. Every event is a chunk and a `write` of its own. They leave one per turn of the loop or, where the body also
 holds `"pace"`, one per `PACE` seconds: then no proxy can gain by finding several events in one read, and all of them
-do exactly the same reads.
+do exactly the same reads. A stream that asks for `"hold"` gets its first event and stays open.
 
 It trusts its clients: requests come one at a time on a connection and carry a content-length or no body.
 """
@@ -61,12 +61,14 @@ class Upstream(asyncio.Protocol):
             return
         self.buffer = b""
         assert self.transport is not None
-        if data.find(b'"stream": true', end) < 0:
+        if data.find(b'"stream": true', end) < 0 and data.find(b'"stream":true', end) < 0:
             self.transport.write(_ANSWER)
             return
         self.left = EVENTS
         self.transport.write(_STREAM_HEAD)
-        if data.find(b'"pace"', end) < 0:
+        if data.find(b'"hold"', end) >= 0:
+            self.send_event()
+        elif data.find(b'"pace"', end) < 0:
             self.loop.call_soon(self.run)
         else:
             self.pacer.add(self)
