@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 
 BOUND_BYTES = 8 << 20  # what is held while the file or the reader of stdout is stuck
+PIECE = 65536  # bytes of one write, as much as an empty pipe takes: what a stuck one holds up is known to this
 REPORT_INTERVAL = 60.0  # seconds between two lines about lost ones
 FILE_MODE = 0o640  # addresses of clients are personal data
 
@@ -74,6 +75,7 @@ class LogFile:
         "_closing",
         "_complained",
         "_finished",
+        "_given_up",
         "_gone",
         "_held",
         "_losses",
@@ -83,6 +85,7 @@ class LogFile:
         "_report",
         "_target",
         "_torn",
+        "_unwritten",
         "_wake",
     )
 
@@ -100,10 +103,12 @@ class LogFile:
         self._held = 0  # bytes in `_chunks` and in the hands of the thread
         self._reopen = False
         self._closing = False
+        self._given_up = False  # what was not written by now is counted as lost
         self._finished: Callable[[], None] | None = None  # the thread's last call
         # the thread's own
         self._out = 1 if self._path is None else self._open(self._path)
         self._torn = b""  # the rest of a line whose start was written before an error
+        self._unwritten = (b"", 0)  # what it has, and how far that is written; `close` reads it
         self._gone = False  # stdout's reader went away
         self._complained = -REPORT_INTERVAL  # when it last said that the file cannot be opened
 
@@ -127,7 +132,10 @@ class LogFile:
             self._wake.notify()
 
     async def close(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
-        """Lets the thread write what it has, until `deadline`; after that what it has is lost."""
+        """Lets the thread write what it has, until `deadline`; after that what it has is lost.
+
+        A write that is stuck counts as a whole, though a pipe may have taken some lines of its `PIECE`.
+        """
         finished = asyncio.Event()
 
         def tell() -> None:
@@ -141,7 +149,9 @@ class LogFile:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(finished.wait(), max(0.0, deadline - loop.time()))
         with self._wake:
-            lost = sum(chunk.count(b"\n") for chunk in self._chunks)
+            self._given_up = True
+            data, at = self._unwritten
+            lost = data.count(b"\n", at) + sum(chunk.count(b"\n") for chunk in self._chunks)
             self._chunks.clear()
         if lost:
             self._losses.add(lost, self._slow)
@@ -159,6 +169,7 @@ class LogFile:
                 while not (self._chunks or self._reopen or self._closing):
                     self._wake.wait()
                 data = b"".join(self._chunks)
+                self._unwritten = data, 0
                 self._chunks.clear()
                 reopen, self._reopen = self._reopen, False
                 closing = self._closing  # nothing is put after it was set: `data` is the last
@@ -183,16 +194,19 @@ class LogFile:
         self._torn = b""
         view = memoryview(data)
         at = 0
-        while at < len(data):
+        while at < len(data) and not self._given_up:
+            self._unwritten = data, at
             try:
-                at += os.write(self._out, view[at:])
+                at += os.write(self._out, view[at : at + PIECE])
             except BlockingIOError:  # someone who shares stdout made it non-blocking
                 poll = select.poll()
                 poll.register(self._out, select.POLLOUT)
                 poll.poll()
             except OSError as error:
-                self._failed(error, data, at)
-                return
+                if not self._given_up:
+                    self._failed(error, data, at)
+                break
+        self._unwritten = b"", 0
 
     def _failed(self, error: OSError, data: bytes, at: int) -> None:
         """`data` was written up to `at`. The rest is lost, but for the end of a begun line: it leads the next write."""

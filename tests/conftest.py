@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -17,3 +18,9 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 async def plain_loop() -> None:
     """Takes the loop's debug mode away, which is most of the time of a thousand exchanges."""
     asyncio.get_running_loop().set_debug(False)
+
+
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tmp_path`, but so short that the gateway's folder of sockets is made in there, for a test to look at."""
+    return tmp_path_factory.mktemp("t")

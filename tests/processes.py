@@ -189,6 +189,10 @@ class Serve(Command):
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def workers(self) -> list[int]:
+        return [pid for pid in self.processes()[1:] if b"aigw.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.lines]
 

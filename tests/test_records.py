@@ -349,7 +349,8 @@ async def test_a_stdout_that_stays_stuck_does_not_hold_up_the_end() -> None:
         await feed(writer, b"".join(line(number, 10_000) for number in range(200)))  # a pipe holds 64 KiB
         await until(lambda: not writer._sources)
         await writer.close(patience=0.05)
-        assert 0 < writer.dropped < 200
+        # lines in the thread's hands count as well as those in the queue, but for what may be in the pipe
+        assert 200 - 2 * logfile.PIECE // 10_000 < writer.dropped < 200
         assert reports.lines == [f"access log: {writer.dropped} records lost: stdout does not take them fast enough"]
         stdout.take()
 

@@ -39,8 +39,8 @@ class Attentive(Serve):
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    with Attentive(tmp_path, config(0)) as serve:
+def serve(short_path: Path) -> Iterator[Serve]:
+    with Attentive(short_path, config(0)) as serve:
         yield serve
 
 
@@ -155,7 +155,7 @@ def test_options_win_on_reload_too(tmp_path: Path) -> None:
         file_of(serve).write_text(config(1, workers=1) + "listen: 127.0.0.1:1\n")
         serve.err.find("generation 2 serves")
         assert status(serve, "m1") == 200
-        assert len(serve.processes()) == 3
+        assert len(serve.workers) == 2
 
 
 # what is not obeyed ---------------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_nothing_is_left_of_what_was_replaced(serve: Serve) -> None:
     """Descriptors: the supervisor's and the worker's are as many after some reloads as before."""
 
     def opened() -> list[int]:
-        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in serve.processes()]
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (serve.process.pid, *serve.workers)]
 
     before: list[int] = []
     for number in range(1, 6):

@@ -162,10 +162,10 @@ def wait_for_exit(pid: int) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(short_path: Path) -> Path:
     """Where the command is run: with a config.yaml that serves the mock on any free port."""
-    (tmp_path / "config.yaml").write_text(CONFIG.format(access_log="stdout", timeout="20s"))
-    return tmp_path
+    (short_path / "config.yaml").write_text(CONFIG.format(access_log="stdout", timeout="20s"))
+    return short_path
 
 
 @pytest.fixture
@@ -474,11 +474,12 @@ def test_a_second_signal_ends_at_once(serve: Serve) -> None:
 
 
 def test_a_worker_that_dies_while_draining_is_not_a_clean_end(serve: Serve) -> None:
-    running = serve.begin()
-    serve.chat()
+    running, idle = serve.begin(), serve.connect()
+    chat(idle)
     (pid,) = serve.workers
     serve.signal(signal.SIGTERM)
-    serve.until("finishing what runs")
+    assert idle.sock.recv(1) == b""  # the worker drains; before that, another one would take its place
+    idle.close()
     os.kill(pid, signal.SIGKILL)
     assert serve.end() == 1
     assert f"worker {pid} was killed by SIGKILL before it had finished what ran" in serve.lines[-1]

@@ -136,7 +136,7 @@ def watch() -> Iterator[Callable[[dict[str, Any]], Any]]:
 
 def resident(serve: Serve) -> int:
     """Bytes of memory that the worker has in use."""
-    (worker,) = [pid for pid in serve.processes() if b"aigw.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (worker,) = serve.workers
     return int(Path(f"/proc/{worker}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

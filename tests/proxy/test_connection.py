@@ -130,7 +130,7 @@ async def test_requests_pipelined_and_side_by_side(gathering: None) -> None:
             await client.send(b"".join(post("/v1/chat/completions", body + b" " * number) for body in bodies))
             assert [(await client.answer()).body for _ in bodies] == [body + b" " * number for body in bodies]
 
-        await asyncio.gather(*[one(number) for number in range(40)])
+        await asyncio.gather(*[one(number) for number in range(20)])
 
 
 async def test_what_waits_goes_out_before_the_connection_closes(gathering: None) -> None:
