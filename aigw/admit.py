@@ -6,6 +6,7 @@ socket nor a target is known here. Where it goes from here is decided by `route`
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -16,6 +17,7 @@ from aigw.errors import BAD_REQUEST, BODY_TOO_LARGE, INVALID_JSON, MODEL_NOT_FOU
 from aigw.policies import keys
 from aigw.providers import dialect_of
 from aigw.route import match
+from aigw.wire.fields import line_name
 from aigw.wire.jsonspan import (
     MAX_THINGS,
     MAX_VALUES,
@@ -44,6 +46,7 @@ MODEL: Final = Member("model")
 MAX_PLAIN: Final = 32 * 1024
 _LIKE_ASCII: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-", b"latin", b"windows-125", b"cp125")
 _FOREVER: Final = float("inf")
+_NOT_STORED: Final = re.compile(rb'"store"[ \t\r\n]*:[ \t\r\n]*false')
 
 
 class Admission:
@@ -275,6 +278,7 @@ def fitted(
 _STATEFUL: Final = ("previous_response_id", "conversation", "container", "cachedContent", "cached_content")
 # Names of members anywhere in it that refer to an uploaded file.
 _FILES: Final = (b'"file_id"', b'"file_ids"', b'"fileUri"', b'"file_uri"')
+_KEPT: Final = (*(f'"{name}"'.encode() for name in _STATEFUL), *_FILES)
 
 
 def is_bound(whole: bytes, members: dict[str, Any]) -> bool:
@@ -285,6 +289,38 @@ def is_bound(whole: bytes, members: dict[str, Any]) -> bool:
 def keeps_state(members: dict[str, Any]) -> bool:
     """Whether the provider shall store the answer or go on without us: then it must not be asked twice."""
     return bool(members.get("store") or members.get("background"))
+
+
+def touches_state(admission: Admission, whole: bytes) -> bool:
+    """Whether a request makes, or is about, what the provider keeps for the credential that it came with.
+
+    `whole` is the body as far as it is known. Its texts are searched, not its members: what only looks like it costs
+    a turn of the balance.
+    """
+    endpoint = admission.found.endpoint
+    if endpoint.kind == "resource":
+        return True
+    if endpoint.stateless and _NOT_STORED.search(whole) is None:  # it is kept unless that is unwanted
+        return True
+    return any(whole.find(name) >= 0 for name in _KEPT)
+
+
+def affinity(admission: Admission, more: bytes, address: bytes, on: str) -> bytes:
+    """What is hashed of a request for `hash_on`: a header's value, the key, or the client's address.
+
+    `more` are lines of the head that the admission does not have. Who sends no such header goes by key, and who has no
+    key by address.
+    """
+    if on.startswith("header:"):
+        wanted = on[7:].encode()
+        for line in (*admission.head.kept, *more.split(b"\r\n")[:-1]):
+            if line_name(line) == wanted:
+                value = line.partition(b":")[2].strip(b" \t")
+                if value:
+                    return value
+    if on == "ip" or admission.key is None:
+        return address
+    return f"{admission.found.gateway.name}/{admission.key.name}".encode()
 
 
 def model_of_form(admission: Admission, whole: bytes) -> ModelPart | Failure:

@@ -10,6 +10,10 @@ Families of the row's series (`shared.py`), each entry a run of slots that begin
     LIMITED     one entry for each limit of a gateway: how often it refused a request, or would have (shadow)
     TRIED       one entry for each upstream and status: attempts that were followed by another
     TARGETS     one entry for each target: connections idle and busy, exchanges that wait for one; states, not counts
+    TALLIES     one entry for each target that all workers share by number: connections that are open, exchanges that
+                hold or await one, and those that await one; states, written whenever they change
+    HEALTH      one entry for each target that is watched: until when it is ejected, until when it rests, when it was
+                probed last, whether it is down, and the number of a reason; moments are monotonic milliseconds
 
 Labels are names of the config, never a client's text, so there are not many; where there is no room for another set it
 counts under `shared.OTHER`. It knows no socket and reads no clock; what counts where is decided once for a label set
@@ -19,15 +23,28 @@ and remembered, so that an exchange costs a look-up and six additions.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import orjson
 
 from aigw.config.snapshot import Resolved, remember
-from aigw.errors import NO_TARGET, UPSTREAM_CREDENTIAL_REFUSED, Failure, Kind
-from aigw.route import find
-from aigw.shared import OTHER, Series
+from aigw.errors import (
+    CONNECT_FAILED,
+    CONNECT_TIMEOUT,
+    FIRST_BYTE_TIMEOUT,
+    NO_TARGET,
+    SEND_TIMEOUT,
+    UPSTREAM_CREDENTIAL_REFUSED,
+    UPSTREAM_CUT,
+    UPSTREAM_MALFORMED,
+    UPSTREAM_RESET,
+    Failure,
+    Kind,
+)
+from aigw.route import find, part
+from aigw.shared import OTHER, Peers, Series
 from aigw.tokens import CLASSES, Tokens
 
 if TYPE_CHECKING:
@@ -67,6 +84,19 @@ IDLE: Final = 0
 BUSY: Final = 1
 WAITING: Final = 2
 
+TALLIES: Final = b"aigw_tallies"
+OPEN: Final = 0
+IN_FLIGHT: Final = 1
+QUEUED: Final = 2
+
+HEALTH: Final = b"aigw_health"
+EJECTED: Final = 0
+RESTS: Final = 1
+PROBED: Final = 2
+DOWN: Final = 3
+WHY: Final = 4
+HEALTH_WIDTH: Final = 5
+
 UNKNOWN: Final = "-"
 # Label sets that are remembered: keys times models, mostly.
 MOST_REMEMBERED: Final = 4096
@@ -99,6 +129,7 @@ class Ended(Protocol):
     """What is read of an exchange. Times are monotonic seconds; 0.0 is never."""
 
     snapshot: Snapshot
+    request_id: bytes
     admission: Admission
     model: str | None
     candidate: Candidate | None
@@ -257,7 +288,7 @@ class Counters:
             if candidate is not None or (failure is not None and failure.kind is NO_TARGET):
                 found = find(match, admission.dialect, admission.key, exchange.model)  # as it was found before
                 if isinstance(found, Resolved):
-                    model, upstream = found.entry or UNKNOWN, found.upstream.name
+                    model, upstream = found.entry or UNKNOWN, part(found, exchange.request_id).upstream.name
                 if candidate is not None:  # a fallback's, maybe
                     upstream = candidate.target.upstream.name
         if failure is not None:
@@ -289,8 +320,7 @@ class TargetStates:
         self._row = row
         self._series = series
         series.declare(TARGETS, WAITING + 1)
-        for text, _ in series.items(TARGETS):  # what the writer before left
-            self._put(text, 0, 0, 0)
+        clear(row, series, TARGETS)
         self._stamped: set[bytes] = set()  # that were not all 0
 
     def stamp(self, pools: Iterable[PoolView]) -> None:
@@ -299,7 +329,7 @@ class TargetStates:
         for pool in pools:
             idle, busy, waiting = len(pool.idle), pool.busy, len(pool.waiting)
             if idle or busy or waiting:
-                text = target_text(pool.target.upstream.name, pool.target.name)
+                text = pool.target.text
                 known = sums.get(text, (0, 0, 0))
                 sums[text] = (known[IDLE] + idle, known[BUSY] + busy, known[WAITING] + waiting)
         for text in self._stamped - sums.keys():
@@ -314,6 +344,106 @@ class TargetStates:
         row[at + IDLE] = idle
         row[at + BUSY] = busy
         row[at + WAITING] = waiting
+
+
+def clear(row: memoryview, series: Series, family: bytes) -> None:
+    """By the row's writer: nothing is left of what the writer before was."""
+    for text, values in series.items(family):
+        at = series.find(family, text, len(values))
+        row[at : at + len(values)] = memoryview(bytes(8 * len(values))).cast("q")
+
+
+class Tally:
+    """What is open to one target: `ours`, for the one who counts it, and the sums of the other workers'."""
+
+    __slots__ = ("_peers", "_text", "ours")
+
+    def __init__(self, row: memoryview, series: Series, peers: Peers, text: bytes) -> None:
+        series.declare(TALLIES, QUEUED + 1)
+        at = series.at(TALLIES, text)
+        # what finds no room is counted where nobody looks: it bounds this worker, and no other
+        has_room = series.find(TALLIES, text, QUEUED + 1) == at
+        self.ours = row[at : at + QUEUED + 1] if has_room else memoryview(bytearray(24)).cast("q")
+        self._peers = peers
+        self._text = text
+
+    def count(self, opened: int, in_flight: int, queued: int) -> None:
+        ours = self.ours
+        ours[OPEN] = opened
+        ours[IN_FLIGHT] = in_flight
+        ours[QUEUED] = queued
+
+    def others(self, slot: int) -> int:
+        """Their sum."""
+        return sum(values[slot] for values in self._theirs())
+
+    def has_starving(self) -> bool:
+        """Whether one of them waits and has nothing."""
+        return any(values[QUEUED] and not values[OPEN] for values in self._theirs())
+
+    def _theirs(self) -> list[memoryview]:
+        return self._peers.values(TALLIES, self._text, QUEUED + 1)
+
+
+class Standing(NamedTuple):
+    """How a target is, as all workers know it together. `until` is the monotonic second when it is back: 0.0 while it
+    is in service, infinity while its probes fail. `why` is "" then or where it is not known."""
+
+    state: str  # up, resting, ejected or down
+    until: float = 0.0
+    why: str = ""
+
+
+IN_SERVICE: Final = Standing("up")
+
+# Reasons by number; `it answered N` is N.
+_REASONS: Final = (
+    "",
+    *(
+        kind.code
+        for kind in (
+            CONNECT_FAILED,
+            CONNECT_TIMEOUT,
+            UPSTREAM_RESET,
+            UPSTREAM_MALFORMED,
+            UPSTREAM_CUT,
+            SEND_TIMEOUT,
+            FIRST_BYTE_TIMEOUT,
+        )
+    ),
+    "its probes fail",
+)
+_ANSWERED: Final = "it answered "
+
+
+def reason_number(why: str) -> int:
+    """A reason in a slot. What only a probe says in words is kept as that it was a probe."""
+    if why.startswith(_ANSWERED):
+        return int(why[len(_ANSWERED) :])
+    return _REASONS.index(why) if why in _REASONS else len(_REASONS) - 1
+
+
+def standing(rows: Sequence[Sequence[int]], now: int, *, is_probed: bool) -> Standing:
+    """From the entries of HEALTH that the living have for a target, one at least. `now` is in monotonic milliseconds.
+
+    The latest probe counts, whoever made it; of rests the longest.
+    """
+    if is_probed:
+        latest = max(rows, key=lambda values: values[PROBED])
+        if latest[DOWN]:
+            return Standing("down", inf, _reason(latest[WHY]))
+    found = IN_SERVICE
+    until = now
+    for values in rows:
+        for state, slot in (("ejected", EJECTED), ("resting", RESTS)):
+            if values[slot] > until:
+                until = values[slot]
+                found = Standing(state, until / 1000, _reason(values[WHY]))
+    return found
+
+
+def _reason(number: int) -> str:
+    return f"{_ANSWERED}{number}" if number >= 100 else _REASONS[number]
 
 
 def labels_of(text: bytes) -> Labels:
@@ -333,8 +463,3 @@ def account_of(text: bytes) -> Account:
 def tried_text(upstream: str, status: int) -> bytes:
     """The text of an entry of TRIED."""
     return f"{upstream}/{status}".encode()
-
-
-def target_text(upstream: str, target: str) -> bytes:
-    """The text of an entry of TARGETS; names of upstreams hold no `/`."""
-    return f"{upstream}/{target}".encode()

@@ -105,6 +105,9 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     ),
     "The gateway": (
         Panel("Connections", "none", (("sum by (side, state) (aigw_connections)", "{{side}} {{state}}"),)),
+        Panel(
+            "Targets in service", "none", (("min by (upstream, target) (aigw_target_up)", "{{upstream}} {{target}}"),)
+        ),
         Panel("Open files", "none", (("sum by (process) (aigw_open_fds)", "{{process}}"),)),
         Panel(
             "What should stay at 0",

@@ -1,17 +1,19 @@
 """What the gateway would do with a request, and why: a sample of one, decided as serving decides, and nothing is sent.
 
 Admission, route and heads are the functions that serving uses (`admit`, `route`, `forward`); what is added here are the
-reasons, read off the snapshot. What only a worker knows, whose turn it is among several targets, comes from a `View`
-where there is one; without it the answer says what share each of them has. No clock, no socket, no file.
+reasons, read off the snapshot. Counts and health come from a `Present` where there is one. Whose turn it is among
+several targets only a worker knows, so that the answer says what share each of them has; what is hashed goes the same
+way everywhere. No clock, no socket, no file.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from aigw.admit import (
     Admission,
     admit,
+    affinity,
     fitted,
     is_bound,
     is_probe,
@@ -20,9 +22,11 @@ from aigw.admit import (
     model_of_form,
     model_of_json,
     too_large,
+    touches_state,
     unlisted,
 )
 from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Plan, Resolved, Snapshot, Target, Upstream
+from aigw.counters import Standing
 from aigw.errors import Failure, Refused
 from aigw.forward import request_message, request_prefix
 from aigw.meters import Meters
@@ -30,7 +34,7 @@ from aigw.policies.allowance import whose
 from aigw.policies.estimate import Estimate, estimate
 from aigw.policies.limits import Limits
 from aigw.providers import CREDENTIAL_HEADERS
-from aigw.route import View, choose, find, plan, speaks
+from aigw.route import View, choose, find, part, plan, speaks
 from aigw.sample import Sample, add_key, message
 from aigw.shared import Cells
 from aigw.wire.fields import line_name
@@ -49,6 +53,7 @@ class Explained:
     __slots__ = (
         "admission",
         "answer",
+        "asker",
         "body",
         "candidate",
         "failure",
@@ -56,6 +61,7 @@ class Explained:
         "is_bound",
         "members",
         "model",
+        "part",
         "patches",
         "planned",
         "request",
@@ -68,6 +74,8 @@ class Explained:
         self.admission: Admission | None = None
         self.model: str | None = None
         self.resolved: Resolved | None = None
+        self.part: Resolved | None = None  # of a split; else the same
+        self.asker: _Asker | None = None
         self.candidate: Candidate | None = None
         self.planned: Plan | None = None
         self.is_bound = False
@@ -87,6 +95,32 @@ class _Unknown:
     def cursor(self, upstream: Upstream) -> int:
         return 0
 
+    def draw(self) -> float:
+        return 0.0
+
+    def out_until(self, target: Target) -> float:
+        return 0.0
+
+
+class Present(View, Protocol):
+    """A view that also knows why a target is out."""
+
+    def standing(self, target: Target) -> Standing: ...
+
+
+class _Asker:
+    """Who sent the sample, as far as that is known: not where from."""
+
+    def __init__(self, admission: Admission, body: bytes) -> None:
+        self._admission = admission
+        self._body = body
+
+    def affinity(self, on: str) -> bytes:
+        return affinity(self._admission, b"", b"", on)
+
+    def is_bound(self) -> bool:
+        return touches_state(self._admission, self._body)
+
 
 class Moment(NamedTuple):
     """What is used of limits, and when that is: monotonic seconds."""
@@ -96,10 +130,10 @@ class Moment(NamedTuple):
 
 
 def explain(
-    snapshot: Snapshot, sample: Sample, wall: float, view: View | None = None, moment: Moment | None = None
+    snapshot: Snapshot, sample: Sample, wall: float, view: Present | None = None, moment: Moment | None = None
 ) -> dict[str, Any]:
-    """The plan as plain data for JSON. `wall` is epoch seconds, for keys that expire; `view` a worker's, if known.
-    Without a `moment` it is not said what is left of limits, and none refuses.
+    """The plan as plain data for JSON. `wall` is epoch seconds, for keys that expire; `view` what is known of
+    the workers. Without a `moment` it is not said what is left of limits, and none refuses.
 
     Raises: SampleError.
     """
@@ -169,9 +203,12 @@ def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View
         done.failure = resolved
         return
     done.resolved = resolved
-    done.planned = plan(admission.found, admission.key, resolved)
+    head = admission.head
+    asker = done.asker = _Asker(admission, done.body)
+    resolved = done.part = part(resolved, head.request_id) if head.request_id else _heaviest(resolved)
+    done.planned = plan(admission.found, admission.key, done.resolved)
     done.is_bound = admission.source == "body" and is_bound(done.body, members)
-    candidate = resolved.only or choose(resolved, view)
+    candidate = resolved.only or choose(resolved, view, (), asker)
     if isinstance(candidate, Failure):
         candidate = _elsewhere(done, admission, view, candidate)
     if isinstance(candidate, Failure):
@@ -186,12 +223,18 @@ def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View
         done.patches.append("stream_options.include_usage is set, to learn the usage; the client does not see it")
     if candidate.renamed and candidate.sent is not None:
         done.patches.append(f"the model's name becomes {candidate.sent!r}")
-    head = admission.head
     prefix = request_prefix(snapshot, admission.found, candidate, head, patched=patched)
     request_id = head.request_id or NEW_ID.encode()
     asked = request_message(prefix, request_id, b"", head.line.method, len(whole), whole)
     done.head = asked[: len(asked) - len(whole)]
     done.body = whole
+
+
+def _heaviest(resolved: Resolved) -> Resolved:
+    """Of a split, the part that most requests go to: for a sample without an id there is no other."""
+    before = [0, *(upto for upto, _ in resolved.parts)]
+    weights = [upto - start for start, (upto, _) in zip(before, resolved.parts, strict=False)]
+    return resolved.parts[weights.index(max(weights))][1] if weights else resolved
 
 
 def _elsewhere(done: Explained, admission: Admission, view: View, failure: Failure) -> Candidate | Failure:
@@ -200,7 +243,9 @@ def _elsewhere(done: Explained, admission: Admission, view: View, failure: Failu
     if planned is None or done.is_bound or not planned.retry.takes(failure.kind.cause, failure.kind.status):
         return failure
     for other in planned.fallbacks:
-        candidate = choose(other, view) if speaks(other, admission.found, admission.dialect) else failure
+        candidate = (
+            choose(other, view, (), done.asker) if speaks(other, admission.found, admission.dialect) else failure
+        )
         if not isinstance(candidate, Failure):
             return candidate
     return failure
@@ -215,7 +260,7 @@ class _Words:
     __slots__ = ("_done", "_limits", "_moment", "_sample", "_snapshot", "_view")
 
     def __init__(
-        self, snapshot: Snapshot, sample: Sample, done: Explained, view: View | None, moment: Moment | None
+        self, snapshot: Snapshot, sample: Sample, done: Explained, view: Present | None, moment: Moment | None
     ) -> None:
         self._snapshot = snapshot
         self._sample = sample
@@ -262,9 +307,11 @@ class _Words:
             source = "path" if admission.source == "read" else admission.source
             plan["endpoint"] = {"kind": endpoint.kind, "dialect": admission.dialect, "model_in": source}
             plan["key"] = _key(found, admission.key)
-        if done.resolved is not None:
-            plan["model"] = _model(done.resolved, done.model, admission.found if admission else None)
-            plan["candidates"] = self._candidates(done.resolved)
+        if done.resolved is not None and done.part is not None:
+            plan["model"] = _model(done.resolved, done.part, done.model, admission.found if admission else None)
+            if done.resolved.parts:
+                plan["split"] = self._split(done.resolved, done.part)
+            plan["candidates"] = self._candidates(done.part)
             if done.planned is not None and admission is not None:
                 plan["retry"] = _retry(done.planned)
                 plan["fallbacks"] = [self._fallback(other, admission) for other in done.planned.fallbacks]
@@ -291,19 +338,38 @@ class _Words:
         )
         return f"its hosts have *{suffix}, the longest that fits {host}" if suffix else "its hosts have *: any host"
 
+    def _split(self, resolved: Resolved, chosen: Resolved) -> list[dict[str, Any]]:
+        """Which models a split goes to, with their shares."""
+        total = resolved.parts[-1][0]
+        request = self._done.request
+        is_known = request is not None and request.request_id is not None
+        described = []
+        before = 0
+        for upto, one in resolved.parts:
+            why = f"{upto - before} of {total} requests"
+            before = upto
+            if one is chosen:
+                why += ", drawn by the request's id" if is_known else "; shown since it has the most"
+            sent = one.candidates[0].sent
+            described.append(
+                {"model": sent, "upstream": one.upstream.name, "chosen": one is chosen and is_known, "why": why}
+            )
+        return described
+
     def _candidates(self, resolved: Resolved) -> list[dict[str, Any]]:
         upstream = resolved.upstream
         chosen = self._done.candidate
-        is_known = self._view is not None or resolved.only is not None
-        total = sum(target.weight for target in upstream.targets)
+        asker = self._done.asker
+        is_bound = upstream.binds and asker is not None and asker.is_bound()
         described = []
         for candidate in resolved.candidates:
             target = candidate.target
             entry: dict[str, Any] = {"target": target.name, "upstream": upstream.name, "weight": target.weight}
             if candidate.sent is not None:
                 entry["model"] = candidate.sent
-            entry["chosen"] = is_known and candidate is chosen
-            entry["why"] = self._why(candidate, total, is_known and candidate is chosen)
+            is_chosen = candidate is chosen and (resolved.only is not None or self._is_sure(upstream, is_bound))
+            entry["chosen"] = is_chosen
+            entry["why"] = self._why(candidate, is_chosen, is_bound)
             described.append(entry)
         return described
 
@@ -327,20 +393,46 @@ class _Words:
             "why": why,
         }
 
-    def _why(self, candidate: Candidate, total: int, is_chosen: bool) -> str:
+    def _is_sure(self, upstream: Upstream, is_bound: bool) -> bool:
+        """Whether a worker would choose the same: not by its own turns or by chance, nor by what is not known here."""
+        view = self._view
+        there = [t for t in upstream.targets if t.weight and (view is None or not view.out_until(t))]
+        if len(there) <= 1:  # if there is none, who is back first is asked
+            return True
+        admission = self._done.admission
+        on = "key" if is_bound else upstream.hash_on if upstream.balance == "hash" else ""
+        if admission is not None and on:
+            return affinity(admission, b"", b"", on) != b""
+        if view is None or upstream.balance != "least_connections":
+            return False
+        loads = [(view.in_flight(target) + 1) / target.weight for target in there]
+        return loads.count(min(loads)) == 1  # equals take turns
+
+    def _why(self, candidate: Candidate, is_chosen: bool, is_bound: bool) -> str:
         target = candidate.target
         upstream = target.upstream
+        total = sum(target.weight for target in upstream.targets)
+        view = self._view
         if not target.weight:
             return "no candidate: its weight is 0"
+        if view is not None and view.out_until(target):
+            state, _, why = view.standing(target)
+            return f"{state}{': ' if why else ''}{why}{'; the others are out for longer' if is_chosen else ''}"
         if total == target.weight:
             return "the only target" if len(upstream.targets) == 1 else "the only target with a weight"
+        share = f"{target.weight} of {total}"
+        if is_bound:
+            return f"{'here: ' if is_chosen else ''}the provider keeps what it is about, so a hash of the key decides"
         if upstream.balance == "round_robin":
-            share = f"{target.weight} of {total} turns are its own"
-            return f"it is its turn; {share}" if is_chosen else share
-        load = "the fewest exchanges in flight for its weight get the next"
-        if self._view is None:
-            return load
-        return f"{self._view.in_flight(target)} in flight; {load}"
+            return f"{share} turns are its own"
+        in_flight = "" if view is None else f"{view.in_flight(target)} in flight; "
+        if upstream.balance == "random":
+            return f"{in_flight}its chance to be one of two drawn is {share}; the one with less in flight is asked"
+        if upstream.balance == "hash":
+            by = {"key": "the key", "ip": "the client's address"}.get(upstream.hash_on, f"the {upstream.hash_on}")
+            here = "here: " if is_chosen else ""
+            return f"{in_flight}{here}a hash of {by} decides, while its target has not too much in flight"
+        return f"{in_flight}the fewest exchanges in flight for its weight get the next"
 
 
 def _why_rule(found: Match) -> str:
@@ -361,7 +453,7 @@ def _key(found: Match, key: Key | None) -> dict[str, Any] | None:
     return {"name": None, "why": "the rule asks for none (public: true)"} if found.rule.public else None
 
 
-def _model(resolved: Resolved, asked: str | None, found: Match | None) -> dict[str, Any]:
+def _model(resolved: Resolved, part: Resolved, asked: str | None, found: Match | None) -> dict[str, Any]:
     if resolved.entry is not None:
         is_glob = "*" in resolved.entry and resolved.entry != asked
         why = "the longest glob that fits" if is_glob else "its exact name"
@@ -369,7 +461,7 @@ def _model(resolved: Resolved, asked: str | None, found: Match | None) -> dict[s
         why = "no model is named: the rule's default"
     else:
         why = "the rule names the upstream"
-    return {"asked": asked, "entry": resolved.entry, "upstream": resolved.upstream.name, "why": why}
+    return {"asked": asked, "entry": resolved.entry, "upstream": part.upstream.name, "why": why}
 
 
 def _retry(planned: Plan) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from random import random
 from time import monotonic
 from typing import Final
 
 from aigw.accept import Acceptor
 from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
-from aigw.counters import Counters, TargetStates
+from aigw.counters import IN_FLIGHT, TALLIES, Counters, Tally, TargetStates, clear
 from aigw.errors import BAD_REQUEST, Failure
 from aigw.ledger import refusal
 from aigw.meters import Meters
@@ -28,13 +29,14 @@ from aigw.proxy.admission import Admissions
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.connection import Outbox
 from aigw.proxy.dial import Dialler
+from aigw.proxy.health import Health
 from aigw.proxy.pool import Pool
 from aigw.proxy.secure import HTTP_REQUEST, WRITE_LIMIT, Wrapped
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
 from aigw.proxy.trying import Budget
 from aigw.proxy.upstream import UpstreamConnection
-from aigw.shared import CONNECTIONS, GENERATION, Cells
+from aigw.shared import CONNECTIONS, GENERATION, Cells, Peers
 from aigw.wire.head import RequestParser, ResponseParser
 from aigw.wire.reply import answer
 
@@ -81,12 +83,15 @@ class Gateway:
         self._log = log
         self.cells = cells = Cells.private() if cells is None else cells
         self.row = cells.row(number)
-        series = cells.series(number)
+        self._series = series = cells.series(number)
+        self._peers = Peers(cells, number)
+        clear(self.row, series, TALLIES)
         self.counters = Counters(self.row, series)
         self._targets = TargetStates(self.row, series)
         self._meters = Meters(cells, number)
         self.limits = Limits(self._meters, self.counters.limited)
         self._dialler = Dialler(loop, mock_socket)
+        self.health = Health(loop, self._dialler, self.row, series, self._peers, log)
         self._descriptors = descriptors
         # the config
         self.snapshot: Snapshot  # from the first `apply`, which comes before the first client
@@ -100,6 +105,7 @@ class Gateway:
         self.requests = RequestParser()
         self.responses = ResponseParser()
         self.pools: dict[str, Pool] = {}
+        self.tallied: list[Pool] = []  # of them, those that look at other workers' connections
         self._retired: list[Pool] = []
         self._cursors: dict[str, int] = {}
         self._budgets: dict[str, Budget] = {}  # of retries, by upstream
@@ -140,7 +146,7 @@ class Gateway:
         targets = {t.pool_key: t for upstream in snapshot.upstreams.values() for t in upstream.targets}
         authorities = {(target.ca, target.ca_digest) for target in targets.values()}
         if not authorities <= self._authorities:  # it remembers what stood in a file; who dials already keeps his own
-            self._dialler = Dialler(self.loop, self.mock_socket)
+            self._dialler = self.health.dialler = Dialler(self.loop, self.mock_socket)
         self._authorities = authorities
         for key in self.pools.keys() - targets.keys():
             pool = self.pools.pop(key)
@@ -150,9 +156,11 @@ class Gateway:
             pool = self.pools.get(key) or Pool(self, self._dialler, target)
             pool.target = target
             self.pools[key] = pool
-            most = target.upstream.max_connections
-            while most is not None and pool.idle and pool.busy + len(pool.idle) + pool.dialling > most:
-                pool.idle[0].abort()  # it was not too many before
+            if target.upstream.is_shared != (pool.tally is not None):
+                is_shared = target.upstream.is_shared
+                pool.share(Tally(self.row, self._series, self._peers, target.text) if is_shared else None)
+            pool.trim()
+        self.tallied = [pool for pool in self.pools.values() if pool.tally is not None]
         self._cursors = {name: self._cursors.get(name, 0) for name in snapshot.upstreams}
         self._budgets = {name: budget for name, budget in self._budgets.items() if name in snapshot.upstreams}
         most = snapshot.connections_bound
@@ -163,6 +171,7 @@ class Gateway:
         self.responses = ResponseParser()  # what it remembers was checked against the bounds of its snapshot
         self.limits.forget()
         self.snapshot = snapshot
+        self.health.apply(snapshot)
         self.row[GENERATION] = snapshot.generation
         self.proxies = Proxies(snapshot.trusted_proxies)
         for client in self.clients:
@@ -283,6 +292,7 @@ class Gateway:
             wrapped.abort()
         for client in list(self.clients):
             client.shut_down()
+        self.health.close()
         for pool in [*self.pools.values(), *self._retired]:
             pool.close()
 
@@ -358,10 +368,18 @@ class Gateway:
 
     def in_flight(self, target: Target) -> int:
         pool = self.pools.get(target.pool_key)
-        return pool.in_flight if pool is not None else 0
+        if pool is None:
+            return 0
+        return pool.in_flight + (pool.tally.others(IN_FLIGHT) if pool.tally is not None else 0)
 
     def cursor(self, upstream: Upstream) -> int:
         return self._cursors.get(upstream.name, 0)
+
+    def draw(self) -> float:
+        return random()
+
+    def out_until(self, target: Target) -> float:
+        return self.health.out_until(target)
 
     def advance(self, upstream: Upstream) -> None:
         """A choice was made for the upstream: the next one is another's turn."""

@@ -20,6 +20,7 @@ from aigw import shared
 from aigw.counters import (
     DURATIONS,
     EXCHANGES,
+    IN_SERVICE,
     LIMITED,
     OVERHEAD,
     OVERHEADS,
@@ -35,7 +36,7 @@ from aigw.counters import (
     labels_of,
 )
 from aigw.shared import Cells
-from aigw.status import Facts, connections, descriptors, dropped, living
+from aigw.status import Facts, connections, descriptors, dropped, living, standings
 from aigw.tokens import CLASSES
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4.encode()
@@ -171,6 +172,11 @@ class _Collector:
         open_now = connections(self._cells)
         yield _gauge("aigw_in_flight", "Exchanges that run now.", [((), open_now["client", "active"])])
         yield _gauge("aigw_connections", "Open connections.", open_now.items(), ("side", "state"))
+        up = [
+            (tuple(text.decode().split("/", 1)), found is IN_SERVICE)
+            for text, found in standings(self._cells, facts.document).items()
+        ]
+        yield _gauge("aigw_target_up", "Whether a target is in service.", up, ("upstream", "target"))
         yield _gauge("aigw_config_generation", "Of the config that is served.", [((), facts.generation)])
         yield _gauge(
             "aigw_config_last_reload_success", "Whether the config's last state is served.", [((), not facts.errors)]

@@ -1,13 +1,16 @@
 """Where a request goes: pure functions from a snapshot and a head to a decision, with the reason when there is none.
 
-`match` finds the gateway by Host and the rule by path and method; `find` the model's upstream; `choose` the target.
-Serving and explaining use the same functions: they read counts and cursors through a `View` and change nothing;
-serving advances the cursor afterwards. No clock, no socket.
+`match` finds the gateway by Host and the rule by path and method; `find` the model's upstream, `part` which one of
+several it is split between; `choose` the target. Serving and explaining use the same functions: they read counts,
+cursors, health and chance through a `View`, and who asks through an `Asker`, and change nothing; serving advances the
+cursor afterwards. No clock, no socket.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from hashlib import blake2b
+from math import inf
 from typing import Final, Protocol
 
 from aigw.config.retry import FALLBACK, NEVER, Retry
@@ -37,6 +40,7 @@ from aigw.errors import (
     RESOURCE_NOT_ALLOWED,
     Failure,
 )
+from aigw.policies import balance
 from aigw.providers.endpoints import base_url_hint, classify
 from aigw.wire.head import RequestHead, RequestLine
 
@@ -54,11 +58,32 @@ class View(Protocol):
     """What routing may know of the moment."""
 
     def in_flight(self, target: Target) -> int:
-        """Exchanges that hold or await a connection to the target."""
+        """Exchanges that hold or await a connection to the target, in all workers."""
         ...
 
     def cursor(self, upstream: Upstream) -> int:
         """How many choices were made for the upstream before this one."""
+        ...
+
+    def draw(self) -> float:
+        """By chance, from [0, 1)."""
+        ...
+
+    def out_until(self, target: Target) -> float:
+        """0.0 for a target in service. For one that rests, the monotonic second when it is back; infinity for one that
+        its probes say is down."""
+        ...
+
+
+class Asker(Protocol):
+    """Who asks, for what goes by that. Neither is called where nothing does."""
+
+    def affinity(self, on: str) -> bytes:
+        """The text to hash: `on` is key, ip or header:NAME."""
+        ...
+
+    def is_bound(self) -> bool:
+        """Whether the request is about something that the provider keeps (see `admit.is_bound`)."""
         ...
 
 
@@ -142,7 +167,7 @@ def find(found: Match, dialect: str, key: Key | None, model: str | None) -> Reso
             MODEL_NOT_FOUND, f"the model {model!r} does not exist here; GET /v1/models lists those that do", "model"
         )
     if not speaks(resolved, found, dialect):
-        spoken = " or ".join(_HOME[name] for name in sorted(resolved.upstream.dialects))
+        spoken = " or ".join(_HOME[name] for name in sorted(resolved.dialects))
         return Failure(
             DIALECT_MISMATCH, f"the model {model!r} does not speak {dialect}'s API; ask for it at {spoken}", "model"
         )
@@ -183,43 +208,73 @@ def plan(found: Match, key: Key | None, resolved: Resolved) -> Plan | None:
             return Plan(retry, source, resolved.fallbacks, first_token)
     if resolved.fallbacks:
         return Plan(FALLBACK, "fallback", resolved.fallbacks, first_token)
-    if first_token is not None or resolved.upstream.timeouts.first_token is not None:
+    upstreams = [part.upstream for _, part in resolved.parts] or [resolved.upstream]
+    if first_token is not None or any(one.timeouts.first_token is not None for one in upstreams):
         return Plan(NEVER, "", (), first_token)
     return None
 
 
 def speaks(resolved: Resolved, found: Match, dialect: str) -> bool:
     """Whether a request like this could go to the model: it is never translated."""
-    return found.endpoint.kind != "inference" or dialect in resolved.upstream.dialects
+    return found.endpoint.kind != "inference" or dialect in resolved.dialects
 
 
-def choose(resolved: Resolved, view: View, tried: Collection[Candidate] = ()) -> Candidate | Failure:
-    """One target of the upstream, by its balance; one that was tried only where no other has a weight."""
-    candidates = resolved.candidates
-    if tried:
-        fresh = [one for one in candidates if one.target.weight and one not in tried]
-        if fresh:
-            return min(fresh, key=lambda one: (view.in_flight(one.target) + 1) / one.target.weight)
+def part(resolved: Resolved, request_id: bytes) -> Resolved:
+    """Of a split, the part that a request goes to: drawn by weight from its id, so that an id that comes again, to
+    whatever worker, goes the same way again. Everything else is its own only part."""
+    parts = resolved.parts
+    if not parts:
+        return resolved
+    drawn = int.from_bytes(blake2b(request_id, digest_size=8).digest(), "little") % parts[-1][0]
+    return next(one for upto, one in parts if drawn < upto)
+
+
+def choose(
+    resolved: Resolved, view: View, tried: Collection[Candidate] = (), asker: Asker | None = None
+) -> Candidate | Failure:
+    """One target of the upstream: by its balance, among those in service, and none of `tried` while there are others.
+
+    What a provider keeps is bound to the credential that it was made with: where targets have their own, such requests
+    go by a hash of the key, whatever the balance. Without an `asker` (who asks is not known) nothing is hashed.
+    """
     upstream = resolved.upstream
     sequence = upstream.sequence
-    if len(sequence) == 1:  # one target, or one that has any weight
-        return candidates[sequence[0]]
     if not sequence:
         return Failure(NO_TARGET, f"every target of the upstream {upstream.name!r} has weight 0; try again later")
-    if upstream.balance == "round_robin":
-        return candidates[sequence[view.cursor(upstream) % len(sequence)]]
-    # Least connections: in-flight exchanges by weight; the cursor turns the order, so that equals take turns.
-    count = len(candidates)
-    first = view.cursor(upstream) % count
-    best = None
-    lowest = 0.0
-    for step in range(count):
-        candidate = candidates[(first + step) % count]
-        weight = candidate.target.weight
-        if not weight:
-            continue
-        load = (view.in_flight(candidate.target) + 1) / weight
-        if best is None or load < lowest:
-            best, lowest = candidate, load
-    assert best is not None
-    return best
+    kind = upstream.balance
+    is_bound = upstream.binds and asker is not None and asker.is_bound()
+    if kind == "round_robin" and not is_bound and not tried:
+        candidate = resolved.candidates[sequence[view.cursor(upstream) % len(sequence)]]
+        if not view.out_until(candidate.target):
+            return candidate
+    left = _left(resolved, view, tried)
+    if not left:
+        return Failure(NO_TARGET, f"every target of the upstream {upstream.name!r} is down; try again later")
+    if len(left) == 1:
+        return left[0]
+    weights = [candidate.target.weight for candidate in left]
+    names = [candidate.target.name for candidate in left]
+    if is_bound and asker is not None:  # it is there or nowhere, however much else there is to do
+        return left[balance.ranked(names, weights, asker.affinity("key"))[0]]
+    if kind == "round_robin":
+        return left[balance.turn(weights, view.cursor(upstream))]
+    loads = [view.in_flight(candidate.target) for candidate in left]
+    if kind == "hash" and asker is not None:
+        order = balance.ranked(names, weights, asker.affinity(upstream.hash_on))
+        return left[balance.bounded(order, weights, loads)]
+    if kind == "least_connections":
+        return left[balance.least(weights, loads, view.cursor(upstream))]
+    return left[balance.lesser(weights, loads, *balance.two(weights, view.draw(), view.draw()))]
+
+
+def _left(resolved: Resolved, view: View, tried: Collection[Candidate]) -> list[Candidate]:
+    """Who may be asked: those in service, else of those that rest the one that is back first. None: all are down."""
+    out = [
+        (view.out_until(candidate.target), candidate) for candidate in resolved.candidates if candidate.target.weight
+    ]
+    there = [(until, candidate) for until, candidate in out if not until]
+    left = there or [(until, candidate) for until, candidate in out if until != inf]
+    left = [(until, candidate) for until, candidate in left if candidate not in tried] or left
+    if not there and left:
+        return [min(left, key=lambda pair: pair[0])[1]]
+    return [candidate for _, candidate in left]

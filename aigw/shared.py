@@ -126,6 +126,10 @@ class Cells:
         """The sum of a fixed slot over all rows."""
         return sum(self.row(number)[slot] for number in range(self.rows_used))
 
+    def pid(self, number: int) -> int:
+        """Of the process that writes a row; 0 where there is none."""
+        return self._slots[_HEADER + (1 + number) * ROW_SLOTS + PID]
+
     def series(self, number: int) -> Series:
         """The series of a row: for its writer to count in, for everyone else to find and read."""
         return Series(self.row(number), self._header[_SEED])
@@ -159,6 +163,45 @@ class Cells:
         self._map.close()
         if self._owned:
             os.close(self.descriptor)
+
+
+class Peers:
+    """The other workers' rows, for a worker to read."""
+
+    __slots__ = ("_cells", "_found", "_number")
+
+    def __init__(self, cells: Cells, number: int) -> None:
+        self._cells = cells
+        self._number = number
+        # (row, family, text) -> its values; entries are never moved
+        self._found: dict[tuple[int, bytes, bytes], memoryview] = {}
+
+    def __repr__(self) -> str:
+        return f"<Peers of row {self._number}>"
+
+    def _living(self) -> Iterator[int]:
+        cells = self._cells
+        for number in range(cells.rows_used):
+            if number != self._number and cells.pid(number):
+                yield number
+
+    def values(self, family: bytes, text: bytes, width: int) -> list[memoryview]:
+        """What each of the living has for a text, where it has any."""
+        found = []
+        for number in self._living():
+            key = (number, family, text)
+            values = self._found.get(key)
+            if values is None:
+                at = self._cells.series(number).find(family, text, width)
+                if not at:
+                    continue
+                values = self._found[key] = self._cells.row(number)[at : at + width]
+            found.append(values)
+        return found
+
+    def is_first(self) -> bool:
+        """Whether no living writer has a row before ours: what one must do for all falls to it."""
+        return all(number > self._number for number in self._living())
 
 
 class Series:

@@ -31,6 +31,10 @@ def plan(found: Mapping[str, Any]) -> str:
         rows.append(("model", f"{asked}{entry} -> {model['upstream']}{why}"))
     elif model is not None:
         rows.append(("model", model["asked"]))
+    if "split" in found:
+        rows += _labelled(
+            "split", [f"{_mark(one)} {one['model']} -> {one['upstream']}: {one['why']}" for one in found["split"]]
+        )
     if "candidates" in found:
         rows += _labelled("targets", _candidates(found["candidates"]))
         rows += _again(found)
@@ -58,11 +62,15 @@ def _limit(limit: Mapping[str, Any]) -> str:
 def _candidates(candidates: list[Mapping[str, Any]]) -> list[str]:
     width = max(len(candidate["target"]) for candidate in candidates)
     return [
-        f"{'>' if candidate['chosen'] else ' '} {candidate['target']:<{width}}  "
+        f"{_mark(candidate)} {candidate['target']:<{width}}  "
         + (f"as {candidate['model']}: " if "model" in candidate else "")
         + str(candidate["why"])
         for candidate in candidates
     ]
+
+
+def _mark(one: Mapping[str, Any]) -> str:
+    return ">" if one["chosen"] else " "
 
 
 def _again(found: Mapping[str, Any]) -> list[Row]:
@@ -73,8 +81,7 @@ def _again(found: Mapping[str, Any]) -> list[Row]:
     after = f" after {', '.join(retry['when'])}" if retry["when"] else ""
     rows = [("attempts", f"{retry['attempts']} per upstream{after}; retries up to {retry['budget']} ({retry['why']})")]
     fallbacks = [
-        f"{'>' if other['chosen'] else ' '} {other['entry']} -> {other['upstream']}: {other['why']}"
-        for other in found["fallbacks"]
+        f"{_mark(other)} {other['entry']} -> {other['upstream']}: {other['why']}" for other in found["fallbacks"]
     ]
     return rows + _labelled("fallbacks", fallbacks)
 
@@ -128,13 +135,21 @@ def _workers(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _targets(upstreams: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+def _health(values: Mapping[str, Any]) -> str:
+    if values["state"] == "up":
+        return ""
+    left = f", {values['seconds_left']:g} s left" if "seconds_left" in values else ""
+    return f", {values['state']}: {values['why'] or 'no reason is known'}{left}"
+
+
+def _targets(upstreams: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     names = [f"{name}/{target}" for name, targets in upstreams.items() for target in targets]
     width = max(map(len, names), default=0)
     entries = [values for targets in upstreams.values() for values in targets.values()]
     return [
         f"  {name:<{width}}  {values['busy']} busy, {values['idle']} idle, {values['waiting']} waiting"
         + ("" if values["weight"] else ", weight 0")
+        + _health(values)
         for name, values in zip(names, entries, strict=True)
     ]
 

@@ -9,11 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from aigw import shared
-from aigw.counters import BUSY, EXCHANGES, IDLE, SUM, TARGETS, WAITING, target_text
+from aigw.config.snapshot import target_text
+from aigw.counters import (
+    BUSY,
+    EXCHANGES,
+    HEALTH,
+    IDLE,
+    IN_FLIGHT,
+    IN_SERVICE,
+    SUM,
+    TALLIES,
+    TARGETS,
+    WAITING,
+    Standing,
+    standing,
+)
 from aigw.shared import Cells
+
+if TYPE_CHECKING:
+    from aigw.config.snapshot import Target, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +72,52 @@ def states(cells: Cells) -> dict[bytes, list[int]]:
             known = sums.get(text, [0, 0, 0])
             sums[text] = [one + other for one, other in zip(known, values, strict=True)]
     return sums
+
+
+def standings(cells: Cells, document: Mapping[str, Any]) -> dict[bytes, Standing]:
+    """How the targets of a document are; those that nobody watches are in service."""
+    rows: dict[bytes, list[list[int]]] = {}
+    for number, _ in living(cells):
+        for text, values in cells.series(number).items(HEALTH):
+            rows.setdefault(text, []).append(values)
+    now = int(monotonic() * 1000)
+    found = {}
+    for name, upstream in document["upstreams"].items():
+        for target in _targets(upstream):
+            text = target_text(name, target["name"])
+            is_probed = upstream["health"] is not None
+            found[text] = standing(rows[text], now, is_probed=is_probed) if text in rows else IN_SERVICE
+    return found
+
+
+class Present:
+    """The workers' moment, as explaining sees it; not what each of them has for itself: turns, chance."""
+
+    def __init__(self, cells: Cells, document: Mapping[str, Any]) -> None:
+        self._standings = standings(cells, document)
+        self._in_flight: dict[bytes, int] = {}
+        for text, values in states(cells).items():
+            self._in_flight[text] = values[BUSY] + values[WAITING]
+        tallied: dict[bytes, int] = {}
+        for number, _ in living(cells):
+            for text, values in cells.series(number).items(TALLIES):
+                tallied[text] = tallied.get(text, 0) + values[IN_FLIGHT]
+        self._in_flight |= tallied  # which are newer
+
+    def in_flight(self, target: Target) -> int:
+        return self._in_flight.get(target.text, 0)
+
+    def cursor(self, upstream: Upstream) -> int:
+        return 0
+
+    def draw(self) -> float:
+        return 0.0
+
+    def out_until(self, target: Target) -> float:
+        return self.standing(target).until
+
+    def standing(self, target: Target) -> Standing:
+        return self._standings.get(target.text, IN_SERVICE)
 
 
 def connections(cells: Cells) -> dict[tuple[str, str], int]:
@@ -119,17 +184,30 @@ def status(facts: Facts, cells: Cells) -> dict[str, Any]:
     }
 
 
-def _upstreams(facts: Facts, cells: Cells) -> dict[str, dict[str, dict[str, int]]]:
+def _upstreams(facts: Facts, cells: Cells) -> dict[str, dict[str, dict[str, Any]]]:
     found = states(cells)
-    upstreams: dict[str, dict[str, dict[str, int]]] = {}
+    health = standings(cells, facts.document)
+    now = monotonic()
+    upstreams: dict[str, dict[str, dict[str, Any]]] = {}
     for name, upstream in facts.document["upstreams"].items():
         targets = upstreams[name] = {}
-        for target in upstream["targets"] or [{"name": "mock", "weight": 1}]:
-            values = found.get(target_text(name, target["name"]), [0, 0, 0])
-            targets[target["name"]] = {
+        for target in _targets(upstream):
+            text = target_text(name, target["name"])
+            values = found.get(text, [0, 0, 0])
+            entry = targets[target["name"]] = {
                 "weight": target["weight"],
+                "state": health[text].state,
                 "idle": values[IDLE],
                 "busy": values[BUSY],
                 "waiting": values[WAITING],
             }
+            state, until, why = health[text]
+            if state != IN_SERVICE.state:
+                entry["why"] = why
+            if 0.0 < until < inf:
+                entry["seconds_left"] = round(max(until - now, 0.0), 1)
     return upstreams
+
+
+def _targets(upstream: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return upstream["targets"] or [{"name": "mock", "weight": 1}]

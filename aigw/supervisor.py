@@ -387,11 +387,13 @@ class Supervisor:
         from aigw.explain import Moment, explain
         from aigw.policies.limits import Limits
         from aigw.sample import sample_of
+        from aigw.status import Present
 
         if self._snapshot is None or self._snapshot.generation != self.generation:
             self._snapshot = snapshot.compile(self._served.document, self.generation)
+        present = Present(self._cells, self._served.document)
         moment = Moment(Limits(self._own_meters(), lambda *_: None), time.monotonic())
-        return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time(), moment=moment)
+        return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time(), present, moment)
 
     # --- what the admin API asks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from aigw import shared
 from aigw.admit import Admission, admit
 from aigw.config import snapshot
 from aigw.config.snapshot import Candidate, Snapshot
-from aigw.counters import Counters
+from aigw.counters import EJECTED, HEALTH, HEALTH_WIDTH, WHY, Counters
 from aigw.errors import Failure
 from aigw.route import choose, find
 from aigw.shared import Cells
@@ -46,6 +47,12 @@ class Turn:
         self.count += 1
         return self.count
 
+    def draw(self) -> float:
+        return 0.0
+
+    def out_until(self, target: object) -> float:
+        return 0.0
+
 
 @dataclass
 class Ended:
@@ -56,6 +63,7 @@ class Ended:
     model: str | None = None
     candidate: Candidate | None = None
     status: int = 200
+    request_id: bytes = b"id"
     started: float = 1000.0
     acquiring_at: float = 1000.0
     sent_at: float = 1000.0
@@ -104,6 +112,15 @@ def made() -> Iterator[Cells]:
 
 def counters(made: Cells, row: int = 0) -> Counters:
     return Counters(made.row(row), made.series(row))
+
+
+def ejected(made: Cells, text: str, seconds: float, row: int = 0) -> None:
+    """A worker has let a target rest, since it answered 500."""
+    series = made.series(row)
+    series.declare(HEALTH, HEALTH_WIDTH)
+    at = series.at(HEALTH, text.encode())
+    made.row(row)[at + EJECTED] = int((monotonic() + seconds) * 1000)
+    made.row(row)[at + WHY] = 500
 
 
 def fill(made: Cells, left: int) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import os
 import random
 import socket
 import ssl as tls
@@ -20,8 +21,9 @@ from typing import Any
 from aigw.config import snapshot
 from aigw.gateway import Gateway
 from aigw.mock import MockConnection, Settings
+from aigw.shared import PID, Cells
 
-LIMIT = 5.0  # seconds any single wait may take
+LIMIT = 20.0  # seconds any single wait may take
 NO_TIMEOUTS: dict[str, Any] = {"first_token": None, "total": None}
 CHAT = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 
@@ -43,9 +45,12 @@ def upstream(*targets: dict[str, Any], provider: str = "openai", **fields: Any) 
         "api_key": None,
         "usage": "as_reported",
         "balance": "round_robin",
+        "hash_on": None,
         "headers": {},
         "timeouts": timeouts | {"pool_idle": 55.0} | given,
         "max_connections": None,
+        "health": None,
+        "eject": None,
         "tls": {"verify": True, "ca": None, "server_name": None},
         "targets": list(targets),
         "limits": [],
@@ -56,6 +61,7 @@ def model(upstream_name: str, real: str | None = None, **fields: Any) -> dict[st
     return {
         "upstream": upstream_name,
         "model": real,
+        "split": None,
         "list": None,
         "hidden": False,
         "timeouts": NO_TIMEOUTS,
@@ -164,14 +170,21 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 
 class Running:
     """A gateway that listens on a port of its own; `records` are the access log's, `log` is the operator's,
-    `faults` what the loop was told."""
+    `faults` what the loop was told. With `cells` it is the worker of their row `number`."""
 
-    def __init__(self, emit: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self, emit: Callable[[bytes], None] | None = None, cells: Cells | None = None, number: int = 0
+    ) -> None:
         self.lines: list[bytes] = []
         self.faults: list[dict[str, Any]] = []
         self.log: list[str] = []
+        if cells is not None:
+            cells.use(number)[PID] = os.getpid()
         loop = asyncio.get_running_loop()
-        self.gateway = Gateway(loop, emit or self.lines.append, version="test", log=self.log.append)
+        loop = asyncio.get_running_loop()
+        self.gateway = Gateway(
+            loop, emit or self.lines.append, version="test", log=self.log.append, cells=cells, number=number
+        )
         self.port = 0
         self.path: str | None = None  # instead of the port
         self.trust: tls.SSLContext | None = None  # of its clients, where it speaks TLS
@@ -236,6 +249,8 @@ async def running(
     *,
     buffer: int | None = None,
     emit: Callable[[bytes], None] | None = None,
+    cells: Cells | None = None,
+    number: int = 0,
     secure: tuple[tls.SSLContext, tls.SSLContext] | None = None,
     path: str | None = None,
 ) -> AsyncIterator[Running]:
@@ -246,7 +261,7 @@ async def running(
     `faults` itself.
     """
     loop = asyncio.get_running_loop()
-    run = Running(emit)
+    run = Running(emit, cells, number)
     run.apply(config)
     loop.set_exception_handler(lambda _loop, context: run.faults.append(context))
     sock = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)

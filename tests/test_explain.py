@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from aigw import show
 from aigw.config import snapshot
+from aigw.counters import IN_SERVICE, Standing
 from aigw.explain import MASK, NEW_ID, Moment, decide, explain
 from aigw.meters import Meters
 from aigw.policies.limits import Limits
@@ -180,8 +182,8 @@ def refused_alike(plan: dict[str, Any], answer: Answer, record: dict[str, Any]) 
 
 
 def forwarded_alike(plan: dict[str, Any], request: Any, record: dict[str, Any]) -> None:
-    (chosen,) = [candidate for candidate in plan["candidates"] if candidate["chosen"]]
-    assert plan["head_to"] == chosen["target"]
+    (chosen,) = [candidate for candidate in plan["candidates"] if candidate["target"] == plan["head_to"]]
+    assert not [candidate for candidate in plan["candidates"] if candidate["chosen"] and candidate is not chosen]
     shown = {
         "gateway": plan["gateway"]["name"],
         "rule": plan["rule"]["name"],
@@ -461,3 +463,135 @@ async def test_a_fallback_is_served_as_it_is_explained() -> None:
             assert answer.headers["x-aigw-upstream"] == "two"
             assert plan["head"][0] == up.last.line.decode()
             assert json.loads(up.last.body)["model"] == "llama"
+
+
+# balance, health, splits ----------------------------------------------------------------------------------------------
+
+
+class Now:
+    """The workers' moment, as a test says it."""
+
+    def __init__(self, loads: dict[str, int] | None = None, out: dict[str, Standing] | None = None) -> None:
+        self.loads = loads or {}
+        self.out = out or {}
+
+    def in_flight(self, target: snapshot.Target) -> int:
+        return self.loads.get(target.name, 0)
+
+    def cursor(self, upstream: snapshot.Upstream) -> int:
+        return 0
+
+    def draw(self) -> float:
+        return 0.0
+
+    def out_until(self, target: snapshot.Target) -> float:
+        return self.standing(target).until
+
+    def standing(self, target: snapshot.Target) -> Standing:
+        return self.out.get(target.name, IN_SERVICE)
+
+
+def planned(balance: str, now: Now | None = None, sample: dict[str, Any] | None = None, **fields: Any) -> Any:
+    """The plan, and which targets are marked as chosen with why."""
+    up = upstream(*(target("http://127.0.0.1:1", name) for name in "abc"), balance=balance, **fields)
+    main = gateway(auth="keys", keys={"demo": key("sk-demo")})
+    compiled = snapshot.compile(document({"up": up}, gateways={"main": main}), 1)
+    asked = {"path": "/v1/chat/completions", "model": "m", "key_name": "demo"} | (sample or {})
+    plan = explain(compiled, Sample.of(asked), 0.0, now)
+    return plan, {entry["target"]: (entry["chosen"], entry["why"]) for entry in plan.get("candidates", [])}
+
+
+def test_who_is_out_is_no_candidate_and_it_says_why() -> None:
+    now = Now(out={"a": Standing("ejected", 50.0, "connect_failed"), "b": Standing("down", inf, "")})
+    plan, why = planned("round_robin", now)
+    assert plan["head_to"] == "c"
+    assert why == {
+        "a": (False, "ejected: connect_failed"),
+        "b": (False, "down"),
+        "c": (True, "1 of 3 turns are its own"),
+    }
+    now.out["c"] = Standing("resting", 60.0, "it answered 429")
+    plan, why = planned("round_robin", now)
+    assert why["a"] == (True, "ejected: connect_failed; the others are out for longer")
+    now.out = dict.fromkeys("abc", Standing("down", inf, "it answered 500"))
+    plan, why = planned("least_connections", now)
+    assert plan["refusal"]["code"] == "no_target"
+    assert why["c"] == (False, "down: it answered 500")
+
+
+def test_the_least_busy_is_chosen_where_there_is_one() -> None:
+    _, why = planned("least_connections", Now({"a": 3, "b": 1, "c": 2}))
+    assert why["b"] == (True, "1 in flight; the fewest exchanges in flight for its weight get the next")
+    assert not why["c"][0]
+    _, why = planned("least_connections", Now({"a": 3, "b": 1, "c": 1}))
+    assert [chosen for chosen, _ in why.values()] == [False] * 3  # equals take turns
+    _, why = planned("random", Now({"a": 3}))
+    assert why["a"] == (
+        False,
+        "3 in flight; its chance to be one of two drawn is 1 of 3; the one with less in flight is asked",
+    )
+
+
+def test_what_is_hashed_goes_the_same_way_everywhere() -> None:
+    _, first = planned("hash", hash_on="key")
+    (home,) = [name for name, (chosen, _) in first.items() if chosen]
+    assert first[home][1] == "here: a hash of the key decides, while its target has not too much in flight"
+    sessions = {"headers": {"x-session-id": "1"}}
+    _, why = planned("hash", Now(), sessions, hash_on="header:x-session-id")
+    (home,) = [name for name, (chosen, _) in why.items() if chosen]
+    assert why[home][1].startswith("0 in flight; here: a hash of the header:x-session-id decides")
+    _, why = planned("hash", Now({home: 50}), sessions, hash_on="header:x-session-id")
+    assert not why[home][0]  # it has too much
+    _, why = planned("hash", Now(), hash_on="ip")
+    assert [chosen for chosen, _ in why.values()] == [False] * 3  # nobody knows from where
+
+
+def test_bound_requests_are_explained_as_such() -> None:
+    up = upstream(*(target("http://127.0.0.1:1", name, api_key=f"sk-{name}") for name in "abc"))
+    main = gateway(rule(default="up"), auth="keys", keys={"demo": key("sk-demo")})
+    compiled = snapshot.compile(document({"up": up}, gateways={"main": main}), 1)
+    plan = explain(compiled, Sample.of({"path": "/v1/files/f", "method": "GET", "key_name": "demo"}), 0.0)
+    (chosen,) = [entry for entry in plan["candidates"] if entry["chosen"]]
+    assert chosen["why"] == "here: the provider keeps what it is about, so a hash of the key decides"
+    assert chosen["target"] == plan["head_to"]
+
+
+async def test_a_split_is_explained_as_it_is_served() -> None:
+    models = {
+        "one": model("up", "real-1"),
+        "two": model("up", "real-2"),
+        "canary": model("", split={"one": 3, "two": 1}),
+    }
+    async with stub() as up:
+        config = document({"up": upstream(target(up.url))}, gateways={"main": gateway(models=models)})
+        compiled = snapshot.compile(config, 1)
+        asked = {"path": "/v1/chat/completions", "model": "canary"}
+        plan = explain(compiled, Sample.of(asked), 0.0)
+        assert plan["model"] == {"asked": "canary", "entry": "canary", "upstream": "up", "why": "its exact name"}
+        assert plan["split"] == [
+            {
+                "model": "real-1",
+                "upstream": "up",
+                "chosen": False,
+                "why": "3 of 4 requests; shown since it has the most",
+            },
+            {"model": "real-2", "upstream": "up", "chosen": False, "why": "1 of 4 requests"},
+        ]
+        assert "split         real-1 -> up: 3 of 4 requests" in show.plan(plan)
+        used = set()
+        async with running(config) as run:
+            for number in range(12):
+                sample = Sample.of(asked | {"headers": {"x-request-id": f"id-{number}"}})
+                plan = explain(compiled, sample, 0.0)
+                (chosen,) = [entry for entry in plan["split"] if entry["chosen"]]
+                assert chosen["why"].endswith(", drawn by the request's id")
+                head, body = message(sample)
+                for _ in range(2):  # an id that comes again goes the same way
+                    answer = await run.ask(head + b"\r\n\r\n" + body)
+                    assert answer.headers["x-aigw-model"] == chosen["model"]
+                    assert json.loads(up.last.body)["model"] == chosen["model"]
+                used.add(chosen["model"])
+            assert used == {"real-1", "real-2"}
+            assert (run.records[0]["model"], run.records[0]["model_used"][:5]) == ("canary", "real-")
+            other = await run.ask(post("/v1/messages", b'{"model": "canary"}', b"anthropic-version: 2023-06-01"))
+            assert other.headers["x-aigw-error"] == "dialect_mismatch"

@@ -24,6 +24,7 @@ SERVING = [
     {"providers"},
     {"config.limits", "config.retry"},
     {"config.snapshot", "config.lines"},
+    {"policies.balance", "policies.ejection"},
     {"policies", "route", "forward"},
     {"admit"},
     {"counters"},

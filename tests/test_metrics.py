@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from counted import ODD, compile, config, counters, ended, fill, made, pool
+from counted import ODD, compile, config, counters, ejected, ended, fill, made, pool
 from prometheus_client.parser import text_string_to_metric_families
 
 from aigw import shared
@@ -121,6 +121,18 @@ def test_states_are_those_of_the_living(made: Cells) -> None:
     assert value(samples, "aigw_in_flight") == 2
     assert value(samples, "aigw_connections", side="upstream", state="idle") == 3
     assert value(samples, "aigw_requests_total", **OK) == 4
+
+
+def test_which_targets_are_in_service(made: Cells) -> None:
+    used(made)
+    samples = read(made)
+    assert value(samples, "aigw_target_up", upstream="up", target="a") == 1
+    ejected(made, "up/b", 30.0)
+    samples = read(made)
+    assert value(samples, "aigw_target_up", upstream="up", target="a") == 1
+    assert value(samples, "aigw_target_up", upstream="up", target="b") == 0
+    made.bury(0)
+    assert value(read(made), "aigw_target_up", upstream="up", target="b") == 1
 
 
 def test_what_the_config_is(made: Cells) -> None:

@@ -23,6 +23,7 @@ from fakes import Answer, Connection, Running, Seen, Stub, get, in_turn, ok, pos
 from fakes import deaf as no_answer
 
 from aigw.config import later, schema, store
+from aigw.proxy.health import Watched
 
 CHAT = "/v1/chat/completions"
 KEY, OTHER_KEY = "sk-one", "sk-two"
@@ -280,6 +281,63 @@ def priced(text: str) -> str:
     return top(f"prices: {{gpt-4o: {{{text}}}}}")
 
 
+async def hashed(world: World) -> object:
+    """How many upstreams eight sessions went to."""
+    return len({await world.body("gpt-4o", b"x-session-id: %d" % number) for number in range(8)})
+
+
+def watched(world: World, name: str = "a") -> Watched:
+    return world.gw.gateway.health._by_text[f"up/{name}".encode()]
+
+
+def probed(failing: bytes | None) -> Look:
+    """What the operator is told while probes fail (None: are not answered), and then succeed; and what a probe asks."""
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        if failing is None:
+            await connection.gone()
+        else:
+            await connection.send(failing)
+
+    async def look(world: World) -> object:
+        before, world.up.handler = world.up.handler, handler
+        told = len(world.gw.log)
+        await until(lambda: len(world.gw.log) > told, "it is down")
+        world.up.handler = before
+        await until(lambda: watched(world).standing.state == "up", "it is up")
+        return (world.gw.log[told:], world.up.last.line)
+
+    return look
+
+
+async def next_probe(world: World) -> object:
+    """In how many seconds the target is probed again."""
+    one = watched(world)
+    one.next_probe = 0.0
+    await until(lambda: one.next_probe, "it is probed")
+    return round(one.next_probe - time.monotonic())
+
+
+def failed(times: int) -> Look:
+    """The states of both targets once the first has failed so often."""
+
+    async def look(world: World) -> object:
+        world.up.handler = ok(status=b"500 Oops")
+        count = len(world.up.seen)
+        while len(world.up.seen) < count + times:
+            await world.ask()
+        return [watched(world, name).standing.state for name in "ab"]
+
+    return look
+
+
+async def rests(world: World) -> object:
+    """For how many seconds a target rests that says a day."""
+    world.up.handler = ok(b"", b"retry-after: 86400", status=b"429 Too Many Requests")
+    await world.ask()
+    return round(max(watched(world, name).standing.until for name in "ab") - time.monotonic())
+
+
 async def twice(world: World) -> object:
     """Two who say who they are, one after the other."""
     return [await world.status("gpt-4o", b"x-who: " + who, *WITH_KEY) for who in (b"a", b"b")]
@@ -367,6 +425,10 @@ UPLOAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gw\r\ncontent-length: 100
 HTTP = "provider: http, targets: [{url: URL}]"
 AI = "provider: openai, targets: [{url: URL}]"
 SECURE = "provider: openai, targets: [{url: SECURE}]"
+ONE = "provider: openai, targets: [{url: URL, name: a}]"
+TWO = "provider: openai, targets: [{url: URL, name: a}, {url: OTHER, name: b}]"
+SAME = "provider: openai, targets: [{url: URL, name: a}, {url: URL, name: b}]"
+DOWN = b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"
 
 
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -450,6 +512,46 @@ CASES: dict[str, tuple[str, str, Look]] = {
         spread,
     ),
     "upstreams.*.dialects": (up(AI), up(f"{AI}, dialects: [anthropic]"), status()),
+    "upstreams.*.eject.after": (
+        up(f"{TWO}, eject: {{after: 5}}"),
+        up(f"{TWO}, eject: {{after: 1}}"),
+        failed(1),
+    ),
+    "upstreams.*.eject.for": (
+        up(f"{SAME}, eject: {{for: 30s}}"),
+        up(f"{SAME}, eject: {{for: 60s}}"),
+        rests,
+    ),
+    "upstreams.*.hash_on": (
+        up(f"{TWO}, balance: hash, hash_on: ip"),
+        up(f"{TWO}, balance: hash, hash_on: header:x-session-id"),
+        hashed,
+    ),
+    "upstreams.*.health.healthy_after": (
+        up(f"{ONE}, health: {{path: /h, interval: 50ms, healthy_after: 1}}"),
+        up(f"{ONE}, health: {{path: /h, interval: 50ms, healthy_after: 2}}"),
+        probed(DOWN),
+    ),
+    "upstreams.*.health.interval": (
+        up(f"{ONE}, health: {{interval: 20s}}"),
+        up(f"{ONE}, health: {{interval: 40s}}"),
+        next_probe,
+    ),
+    "upstreams.*.health.path": (
+        up(f"{ONE}, health: {{path: /h, interval: 50ms}}"),
+        up(f"{ONE}, health: {{path: /i, interval: 50ms}}"),
+        probed(DOWN),
+    ),
+    "upstreams.*.health.timeout": (
+        up(f"{ONE}, health: {{path: /h, interval: 50ms, timeout: 200ms, unhealthy_after: 1}}"),
+        up(f"{ONE}, health: {{path: /h, interval: 50ms, timeout: 300ms, unhealthy_after: 1}}"),
+        probed(None),
+    ),
+    "upstreams.*.health.unhealthy_after": (
+        up(f"{ONE}, health: {{path: /h, interval: 50ms, unhealthy_after: 1}}"),
+        up(f"{ONE}, health: {{path: /h, interval: 50ms, unhealthy_after: 2}}"),
+        probed(DOWN),
+    ),
     "upstreams.*.headers": (up(AI), up(f"{AI}, headers: {{x-team: search}}"), sent_header("x-team")),
     "upstreams.*.max_connections": (up(AI), up(f"{AI}, max_connections: 1"), queued),
     "upstreams.*.provider": (up(AI), up("provider: anthropic, targets: [{url: URL}]"), status()),
@@ -567,6 +669,11 @@ CASES: dict[str, tuple[str, str, Look]] = {
     "gateways.*.models.*.model": (
         model("{upstream: up}"),
         model("{upstream: up, model: real}"),
+        sent(lambda seen: json.loads(seen.body)["model"]),
+    ),
+    "gateways.*.models.*.split": (
+        gateway("auth: none, models: {gpt-4o: up, one: {upstream: up, model: real}}"),
+        gateway("auth: none, models: {gpt-4o: {split: {one: 1}}, one: {upstream: up, model: real}}"),
         sent(lambda seen: json.loads(seen.body)["model"]),
     ),
     "gateways.*.models.*.fallback": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -459,13 +460,21 @@ class Moment:
 
     def __init__(self, **in_flight: int) -> None:
         self.counts = in_flight
+        self.out: dict[str, float] = {}
         self.chosen = 0
+        self.chance = random.Random(7)
 
     def in_flight(self, target: Target) -> int:
         return self.counts.get(target.name, 0)
 
     def cursor(self, upstream: Upstream) -> int:
         return self.chosen
+
+    def draw(self) -> float:
+        return self.chance.random()
+
+    def out_until(self, target: Target) -> float:
+        return self.out.get(target.name, 0.0)
 
 
 def pool(balance: str, **weights: int) -> Resolved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from counted import compile, config, counters, ended, made
+from counted import compile, config, counters, ejected, ended, made
 
 from aigw import shared, show
 from aigw.shared import Cells
@@ -56,12 +56,32 @@ def test_what_there_is(made: Cells) -> None:
         "usage_store": {"path": "/x/usage.db", "error": None},
         "upstreams": {
             "up": {
-                "a": {"weight": 1, "idle": 0, "busy": 0, "waiting": 0},
-                "b": {"weight": 1, "idle": 0, "busy": 0, "waiting": 0},
+                "a": {"weight": 1, "state": "up", "idle": 0, "busy": 0, "waiting": 0},
+                "b": {"weight": 1, "state": "up", "idle": 0, "busy": 0, "waiting": 0},
             },
-            "none": {"a": {"weight": 0, "idle": 0, "busy": 0, "waiting": 0}},
+            "none": {"a": {"weight": 0, "state": "up", "idle": 0, "busy": 0, "waiting": 0}},
         },
     }
+
+
+def test_a_target_that_is_out_and_why(made: Cells) -> None:
+    serving(made)
+    ejected(made, "up/b", 30.0)
+    ejected(made, "up/b", 20.0, row=1)
+    found = status(facts(), made)
+    assert found["upstreams"]["up"]["a"]["state"] == "up"
+    out = found["upstreams"]["up"]["b"]
+    assert (out["state"], out["why"]) == ("ejected", "it answered 500")
+    assert 25.0 < out["seconds_left"] <= 30.0
+    out["seconds_left"] = 12.5
+    line = "              up/b    0 busy, 0 idle, 0 waiting, ejected: it answered 500, 12.5 s left"
+    assert line in show.status(found).splitlines()
+    out.pop("seconds_left")
+    out |= {"state": "down", "why": "its probes fail"}
+    assert (
+        line.replace("ejected: it answered 500, 12.5 s left", "down: its probes fail")
+        in show.status(found).splitlines()
+    )
 
 
 def test_no_credential_is_shown(made: Cells) -> None:

@@ -39,13 +39,9 @@ def config(count: int, delay: str = "0s") -> str:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[Serve]:
-    with Serve(tmp_path, config(2)) as serve:
+def two(short_path: Path) -> Iterator[Serve]:
+    with Serve(short_path, config(2)) as serve:
         yield serve
-
-
-def workers_of(serve: Serve) -> list[int]:
-    return [pid for pid in serve.processes()[1:] if b"aigw.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def ask(serve: Serve, path: str = "/__/ping") -> int:
@@ -75,7 +71,7 @@ def wait_for(condition: Any, what: str) -> Any:
 
 async def test_a_killed_worker_takes_only_its_own_exchanges_with_it(two: Serve) -> None:
     """Under load. The other one and all connections to it go on, and so does the address."""
-    victim, other = workers_of(two)
+    victim, other = two.workers
     async with load(two.port, clients=20) as run:
         os.kill(victim, signal.SIGKILL)
         await asyncio.to_thread(two.err.find, f"worker {victim} was killed by SIGKILL; the next one starts now")
@@ -84,8 +80,8 @@ async def test_a_killed_worker_takes_only_its_own_exchanges_with_it(two: Serve) 
         before = run.answered
         await until(lambda: run.answered >= before + 500, "it goes on")
     assert len(run.failed) == lost <= 20  # a client has one exchange at a time: at most one each, and none later
-    assert other in workers_of(two)
-    assert len(workers_of(two)) == 2
+    assert other in two.workers
+    assert len(two.workers) == 2
     records = await asyncio.to_thread(end, two, 0)
     (record,) = [record for record in records if record["end"] == "worker_lost"]
     assert (record["fault"], record["worker"], record["generation"]) == ("gateway", victim, 1)
@@ -95,7 +91,7 @@ async def test_a_killed_worker_takes_only_its_own_exchanges_with_it(two: Serve) 
 
 async def test_a_worker_that_cannot_be_replaced_leaves_its_clients_to_the_others(two: Serve) -> None:
     """No client waits for ever in the accept queue of a worker that is not there."""
-    victim, other = workers_of(two)
+    victim, other = two.workers
     limits = resource.prlimit(two.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(two.process.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
     os.kill(victim, signal.SIGKILL)
@@ -104,7 +100,7 @@ async def test_a_worker_that_cannot_be_replaced_leaves_its_clients_to_the_others
         client = await connect("127.0.0.1", two.port)
         assert (await client.ask(REQUEST)).status == 200
         await client.close()
-    assert workers_of(two) == [other]
+    assert two.workers == [other]
     resource.prlimit(two.process.pid, resource.RLIMIT_NOFILE, limits)
     await asyncio.to_thread(two.err.find, r"worker \d+ serves")
     assert {await asyncio.to_thread(ask, two) for _ in range(20)} == {200}
@@ -112,10 +108,10 @@ async def test_a_worker_that_cannot_be_replaced_leaves_its_clients_to_the_others
 
 
 def test_workers_that_keep_dying_are_replaced_more_slowly_and_nobody_is_lost(two: Serve) -> None:
-    _, steady = workers_of(two)
+    _, steady = two.workers
     pauses = []
     for _ in range(3):
-        (victim,) = [pid for pid in wait_for(lambda: len(workers_of(two)) == 2 and workers_of(two), "two")
+        (victim,) = [pid for pid in wait_for(lambda: len(two.workers) == 2 and two.workers, "two")
                      if pid != steady]  # fmt: skip
         os.kill(victim, signal.SIGKILL)
         pauses.append(two.err.find(rf"worker {victim} was killed by SIGKILL; the next one starts (.*)")[1])
@@ -130,7 +126,7 @@ def test_auto_is_one_for_each_core(tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
     with Serve(tmp_path, config(1), arguments=["--listen", "127.0.0.1:0", "--workers", "auto"]) as serve:
         serve.err.find("curl")
-        assert len(workers_of(serve)) == len(cores)
+        assert len(serve.workers) == len(cores)
         assert ask(serve) == 200
 
 
@@ -147,7 +143,7 @@ def test_each_worker_has_a_socket_of_its_own(two: Serve) -> None:
         names = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
         return {inode for inode in inodes if f"socket:[{inode}]" in names}
 
-    one, other = map(held, workers_of(two))
+    one, other = map(held, two.workers)
     assert len(one) == len(other) == 1
     assert one | other == held(two.process.pid) == inodes
 
@@ -171,7 +167,7 @@ def test_a_worker_lost_during_the_delay_is_not_forgotten(tmp_path: Path) -> None
     with Serve(tmp_path, config(2, delay="30s")) as serve:
         serve.signal(signal.SIGTERM)
         serve.err.find("finishing what runs")
-        victim, _ = workers_of(serve)
+        victim, _ = serve.workers
         os.kill(victim, signal.SIGKILL)
         serve.err.find(r"worker \d+ serves")
         assert {ask(serve) for _ in range(10)} == {200}
@@ -182,7 +178,7 @@ def test_a_worker_lost_during_the_delay_is_not_forgotten(tmp_path: Path) -> None
 
 
 def test_all_workers_outlive_the_supervisor_until_they_have_finished(two: Serve) -> None:
-    pids = workers_of(two)
+    pids = two.workers
     os.kill(two.process.pid, signal.SIGKILL)
     for pid in pids:
         wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "the worker ends")

@@ -219,8 +219,11 @@ def _models(path: Path, gateway: Mapping[str, Any], upstreams: Mapping[str, Any]
                     yield Finding(place, "is the model itself")
                 elif isinstance(member, str) and not known_model(member, models):
                     yield Finding(place, f"no model is called {quote(member, 'so')}{nearest(member, models)}")
+                elif key == "fallback" and isinstance(member, str) and _is_split(member, models):
+                    yield Finding(place, "is split; name one of the models that it is split between")
                 elif key == "fallback" and isinstance(member, str):
                     yield from _across_dialects(place, upstream, _upstream_of(member, models), upstreams)
+        yield from _split(here, entry, models, upstreams)
 
 
 def _across_dialects(path: Path, upstream: object, other: object, upstreams: Mapping[str, Any]) -> Iterator[Finding]:
@@ -234,11 +237,46 @@ def _across_dialects(path: Path, upstream: object, other: object, upstreams: Map
         )
 
 
+def _split(
+    path: Path, entry: Mapping[str, Any], models: Mapping[str, Any], upstreams: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """What a split is made of has upstreams, and a dialect that all of those speak."""
+    split = entry.get("split")
+    if not isinstance(split, dict):
+        return
+    if "model" in entry:
+        yield Finding((*path, "model"), "means nothing beside split: each of its models has its own", at_key=True)
+    if {str(weight) for weight in split.values()} <= {"0"}:
+        yield Finding((*path, "split"), "needs a model with a weight above 0", at_key=True)
+    spoken: set[str] | None = None
+    for name in split:
+        if _is_split(name, models):
+            yield Finding((*path, "split", name), "is split itself; name the models that it is split between")
+            continue
+        dialects = set(_spoken(_upstream_of(name, models), upstreams))
+        if dialects:
+            spoken = dialects if spoken is None else spoken & dialects
+    if spoken == set():
+        yield Finding(
+            (*path, "split"), "has no API that all of its models speak; see the upstreams' dialects", at_key=True
+        )
+
+
+def _is_split(name: str, models: Mapping[str, Any]) -> bool:
+    return "split" in mapping(models.get(_taken_by(name, models)))
+
+
+def _taken_by(name: str, models: Mapping[str, Any]) -> str:
+    """The entry that a name asks for: its own, else the longest pattern that takes it; "" where there is none."""
+    if name in models:
+        return name
+    patterns = sorted((one for one in models if known_model(name, {one: None})), key=lambda one: (-len(one), one))
+    return patterns[0] if patterns else ""
+
+
 def _upstream_of(name: str, models: Mapping[str, Any]) -> object:
-    """The upstream of the entry that takes the name: the exact one, or the longest glob."""
-    if name not in models:
-        name = max((model for model in models if known_model(name, {model: None})), key=len, default=name)
-    entry = models.get(name)
+    """The upstream of the entry that takes the name."""
+    entry = models.get(_taken_by(name, models))
     return entry.get("upstream") if isinstance(entry, dict) else entry
 
 

@@ -93,9 +93,12 @@ def _upstream(path: Path, upstream: Upstream, base: FilePath, found: list[Findin
         "api_key": upstream.api_key,
         "usage": upstream.usage or _usage(upstream),
         "balance": upstream.balance,
+        "hash_on": upstream.hash_on,
         "headers": upstream.headers,
         "timeouts": upstream.timeouts.model_dump(),
         "max_connections": upstream.max_connections,
+        "health": None if upstream.health is None else upstream.health.model_dump(),
+        "eject": None if upstream.eject is None else upstream.eject.model_dump(by_alias=True),
         "tls": {
             "verify": tls.verify,
             "ca": None if tls.ca is None else _absolute(tls.ca, base),
@@ -186,6 +189,7 @@ def _model(model: ModelEntry) -> dict[str, Any]:
     return {
         "upstream": model.upstream,
         "model": model.model,
+        "split": model.split,
         "list": model.listed,
         "hidden": model.hidden,
         "timeouts": model.timeouts.model_dump(),

@@ -19,22 +19,9 @@ class Later:
     asked: Callable[[object], bool] = lambda value: True
 
 
-def _is(*words: str) -> Callable[[object], bool]:
-    return lambda value: str(value) in words
-
-
-def _is_not(*words: str) -> Callable[[object], bool]:
-    return lambda value: str(value) not in words
-
-
 LATER = (
-    Later("upstreams.*.balance", "this balance is", _is("random", "hash")),
-    Later("upstreams.*.hash_on", "balance: hash is"),
-    Later("upstreams.*.health", "probing targets is"),
-    Later("upstreams.*.eject", "ejecting targets is"),
     Later("upstreams.*.limits", "limiting upstreams is", bool),
     Later("upstreams.*.targets.*.limits", "limiting targets is", bool),
-    Later("gateways.*.models.*.split", "splitting between models is"),
 )
 
 

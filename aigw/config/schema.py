@@ -10,7 +10,7 @@ What one scalar may be is said in `values` and `netvalues`; what spans several p
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -309,7 +309,10 @@ class Upstream(Model):
     ] = key("URLs, as a list or a mapping by name; default: the provider's public address", {})
     headers: dict[Header, HeaderValue] = key("set, or removed by null, on the way out", {})
     health: Health | None = absent("probe the targets")
-    eject: Eject | None = absent("rest targets that fail")
+    eject: Annotated[
+        Eject | None,
+        BeforeValidator(lambda value: None if value == "off" else value, json_schema_input_type=Literal["off"] | Eject),
+    ] = key("rest targets that fail, while there are others; off: never", {})
     timeouts: UpstreamTimeouts = key("deadlines of this upstream", {})
     max_connections: Count | None = absent("per target; more exchanges wait for timeouts.queue")
     tls: Tls = key("how https targets are verified", {})

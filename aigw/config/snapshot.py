@@ -55,6 +55,7 @@ class Target:
         "prices",
         "removed",
         "server_name",
+        "text",
         "tls",
         "upstream",
         "verify",
@@ -72,6 +73,7 @@ class Target:
         self.upstream = upstream
         self.index = index
         self.name: str = spec["name"]
+        self.text = target_text(upstream.name, self.name)
         self.weight: int = spec["weight"]
         self.models: dict[str, str] = spec["model"]
         self.limits = limits_of("target", (upstream.name, self.name), spec["limits"])
@@ -111,12 +113,22 @@ class Target:
 
 
 class Upstream:
-    """A named provider pool. `sequence` is one whole round of smooth weighted round robin, as indices of targets."""
+    """A named provider pool. `sequence` is one whole round of smooth weighted round robin, as indices of targets.
+
+    `eject` and `health` are None where they are off, and the former also where there is no other target to ask instead.
+    `binds`: its targets have credentials of their own, so that what one of them keeps the others do not know.
+    `is_shared`: what is open to a target counts over all workers.
+    """
 
     __slots__ = (
         "balance",
+        "binds",
         "dialects",
+        "eject",
+        "hash_on",
+        "health",
         "injects",
+        "is_shared",
         "limits",
         "max_connections",
         "name",
@@ -133,6 +145,7 @@ class Upstream:
         self.dialects: frozenset[str] = frozenset(spec["dialects"])
         self.injects: bool = spec["usage"] == "inject"  # whether streams are asked for their usage
         self.balance: str = spec["balance"]
+        self.hash_on: str = spec["hash_on"] or "key"
         self.timeouts = UpstreamTimeouts(spec["timeouts"])
         self.max_connections: int | None = spec["max_connections"]
         self.limits = limits_of("upstream", (name,), spec["limits"])
@@ -140,12 +153,46 @@ class Upstream:
         targets = spec["targets"] or [{"name": "mock", "url": "mock:", "weight": 1, "api_key": None} | _BARE]
         self.targets = tuple(Target(self, index, target, spec, prices) for index, target in enumerate(targets))
         self.sequence: tuple[int, ...] = ()  # see `build`: a long one takes a while
+        has_choice = sum(target.weight > 0 for target in self.targets) > 1
+        self.binds = has_choice and len({_credentials(target) for target in self.targets}) > 1
+        self.is_shared = self.max_connections is not None or (has_choice and self.balance != "round_robin")
+        self.eject = Eject(spec["eject"]) if has_choice and spec["eject"] else None
+        self.health = Health(spec["health"]) if spec["health"] else None
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.provider} {len(self.targets)} targets>"
 
 
 _BARE: Final[dict[str, Any]] = {"headers": {}, "model": {}, "limits": []}
+
+
+def _credentials(target: Target) -> frozenset[bytes]:
+    """The lines of a target's own by which the provider knows whose what is."""
+    names = {name.encode() for name in CREDENTIAL_HEADERS}
+    return frozenset(line for line in target.fixed.split(b"\r\n") if line.partition(b":")[0].lower() in names)
+
+
+class Eject:
+    """How many failures in a row let a target rest, and for how many seconds the first time."""
+
+    __slots__ = ("after", "seconds")
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.after: int = spec["after"]
+        self.seconds: float = spec["for"]
+
+
+class Health:
+    """How a target is probed. `path` None: a connect is enough. Times are seconds, the other two probes in a row."""
+
+    __slots__ = ("healthy_after", "interval", "path", "timeout", "unhealthy_after")
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.path: str | None = spec["path"]
+        self.interval: float = spec["interval"]
+        self.timeout: float = spec["timeout"]
+        self.unhealthy_after: int = spec["unhealthy_after"]
+        self.healthy_after: int = spec["healthy_after"]
 
 
 class UpstreamTimeouts:
@@ -167,10 +214,11 @@ class Candidate:
     """One target for one model: everything about the pair that does not change from request to request.
 
     `sent` is the name the provider gets, None where the rule does not route by model; `answer` are the header lines
-    that tell the client what answered. `price` is None where it is not known what the model costs there.
+    that tell the client what answered. `watched`: how attempts end is of interest, since the target may be ejected.
+    `price` is None where it is not known what the model costs there.
     """
 
-    __slots__ = ("answer", "first_byte", "idle", "injects", "pool", "price", "renamed", "sent", "target")
+    __slots__ = ("answer", "first_byte", "idle", "injects", "pool", "price", "renamed", "sent", "target", "watched")
 
     def __init__(self, target: Target, asked: str | None, sent: str | None) -> None:
         self.target = target
@@ -186,6 +234,7 @@ class Candidate:
         self.first_byte = target.upstream.timeouts.first_byte  # seconds, here for the hot path
         self.idle = target.upstream.timeouts.idle
         self.injects = target.upstream.injects
+        self.watched = target.upstream.eject is not None
 
 
 # Said of what the first attempt answered; a replay is none. Later ones put their number there (`proxy.trying`).
@@ -199,15 +248,20 @@ class Resolved:
 
     `fallbacks` are the models to try next; their candidates are for the name that was asked for, which is what the
     request holds. `plan` stands in copies for one key and rule, where more than one attempt may be made for them.
+
+    `parts` are those of a split, each with the sum of the weights up to it: which one is asked is `route.part`'s
+    decision, and what else stands here is then of no part. `dialects` are those that each part speaks.
     """
 
     __slots__ = (
         "candidates",
+        "dialects",
         "entry",
         "fallbacks",
         "first_token",
         "limits",
         "only",
+        "parts",
         "plan",
         "retry",
         "total",
@@ -216,16 +270,39 @@ class Resolved:
 
     def __init__(self, upstream: Upstream, entry: str | None, asked: str | None, sent: str | None) -> None:
         self.upstream = upstream
+        self.dialects = upstream.dialects
         self.entry = entry  # the config's name of it, for metrics: never the client's text
         self.candidates = tuple(Candidate(target, asked, sent) for target in upstream.targets)
         # the one candidate, where there is nothing to choose
-        self.only = self.candidates[upstream.sequence[0]] if len(upstream.sequence) == 1 else None
+        is_alone = len(upstream.sequence) == 1 and upstream.health is None
+        self.only = self.candidates[upstream.sequence[0]] if is_alone else None
+        self.parts: tuple[tuple[int, Resolved], ...] = ()
         self.total: float | None = None
         self.limits: tuple[Limit, ...] = ()  # the model's
         self.first_token: float | None = None
         self.retry: Retry | None = None
         self.fallbacks: tuple[Resolved, ...] = ()
         self.plan: Plan | None = None
+
+    @classmethod
+    def split(cls, model: Model, parts: Iterable[tuple[int, Resolved]]) -> Resolved:
+        """Of several, each with its weight; those without one are left out, and not all may be."""
+        summed: list[tuple[int, Resolved]] = []
+        for weight, part in parts:
+            if weight:
+                part.entry = model.name
+                part.total = model.total or part.total
+                summed.append((weight + (summed[-1][0] if summed else 0), part))
+        found = cls(summed[0][1].upstream, model.name, None, None)
+        found.dialects = frozenset.intersection(*(part.dialects for _, part in summed))
+        found.candidates = ()
+        found.only = None
+        found.parts = tuple(summed)
+        found.total = model.total
+        found.limits = model.limits
+        found.first_token = model.first_token
+        found.retry = model.retry
+        return found
 
     def with_plan(self, plan: Plan) -> Resolved:
         planned = copy(self)
@@ -253,7 +330,7 @@ class Plan:
 
 
 class Model:
-    """A name clients ask for: exact, or a glob with one `*`."""
+    """A name clients ask for: exact, or a glob with one `*`. It has an upstream, or a `split`: models and weights."""
 
     __slots__ = (
         "fallback",
@@ -266,14 +343,18 @@ class Model:
         "name",
         "real",
         "retry",
+        "split",
         "tail",
         "total",
         "upstream",
     )
 
-    def __init__(self, name: str, spec: Mapping[str, Any], upstream: Upstream, gateway: str = "") -> None:
+    def __init__(
+        self, name: str, spec: Mapping[str, Any], upstreams: Mapping[str, Upstream], gateway: str = ""
+    ) -> None:
         self.name = name
-        self.upstream = upstream
+        self.split: dict[str, int] = spec["split"] or {}
+        self.upstream = None if self.split else upstreams[spec["upstream"]]
         self.limits = limits_of("model", (gateway, name), spec["limits"])
         self.real: str | None = spec["model"]
         self.head, star, self.tail = name.partition("*")
@@ -285,17 +366,15 @@ class Model:
         self.fallback: list[str] = spec["fallback"]
         self.retry = _retry(spec)
 
-    def resolve(self, name: str, asked: str | None = None) -> Resolved | None:
-        """None where the name is not this model's. `asked` is the name in the request, where that is another."""
-        star = ""
-        if self.is_glob:
-            if not glob_matches(self.head, self.tail, name):
-                return None
-            star = name[len(self.head) : len(name) - len(self.tail)]
-        elif name != self.name:
-            return None
+    def takes(self, name: str) -> bool:
+        return glob_matches(self.head, self.tail, name) if self.is_glob else name == self.name
+
+    def resolve(self, name: str, asked: str) -> Resolved:
+        """Of a `name` that it takes; `asked` is the name in the request, which may be another. Not of a split."""
+        assert self.upstream is not None
+        star = name[len(self.head) : len(name) - len(self.tail)] if self.is_glob else ""
         sent = name if self.real is None else self.real.replace("*", star, 1)
-        resolved = Resolved(self.upstream, self.name, asked or name, sent)
+        resolved = Resolved(self.upstream, self.name, asked, sent)
         resolved.total = self.total
         resolved.limits = self.limits
         resolved.first_token = self.first_token
@@ -458,7 +537,7 @@ class GatewaySpec:
             self.keys[bytes.fromhex(key_spec["sha256"])] = (key, False)
             yield
         for pattern, model_spec in spec["models"].items():
-            model = Model(pattern, model_spec, upstreams[model_spec["upstream"]], self.name)
+            model = Model(pattern, model_spec, upstreams, self.name)
             self.models.append(model)
             self.is_limited |= bool(model.limits)
             if model.is_glob:
@@ -495,24 +574,27 @@ class GatewaySpec:
         found = self.resolved.get(asked)
         if found is None:
             model = self._model(asked)
-            found = None if model is None else model.resolve(asked)
-            if model is not None and found is not None:
-                found.fallbacks = tuple(self._fallbacks(model, asked))
-                remember(self.resolved, asked, found)
+            if model is None:
+                return None
+            found = self._split(model, asked) if model.split else model.resolve(asked, asked)
+            found.fallbacks = tuple(self._fallbacks(model, asked))
+            remember(self.resolved, asked, found)
         return found
 
     def _model(self, name: str) -> Model | None:
-        return self.exact.get(name) or next(
-            (model for model in self.globs if glob_matches(model.head, model.tail, name)), None
-        )
+        return self.exact.get(name) or next((model for model in self.globs if model.takes(name)), None)
+
+    def _split(self, model: Model, asked: str) -> Resolved:
+        """That its members are there, and not split themselves, was checked."""
+        members = [(weight, self._model(name), name) for name, weight in model.split.items()]
+        return Resolved.split(model, [(weight, one.resolve(name, asked)) for weight, one, name in members if one])
 
     def _fallbacks(self, model: Model, asked: str) -> Iterator[Resolved]:
         """The models of its own list, and not those of theirs. A glob may have the very name that was asked for."""
         for name in model.fallback:
             other = self._model(name)
-            found = None if other is None else other.resolve(name, asked)
-            if found is not None and name != asked:
-                yield found
+            if other is not None and name != asked:
+                yield other.resolve(name, asked)
 
 
 class Timeouts:
@@ -622,6 +704,11 @@ def _run(steps: Steps[_V]) -> _V:
         except StopIteration as end:
             value: _V = end.value
             return value
+
+
+def target_text(upstream: str, target: str) -> bytes:
+    """What a target is called in the cells; names of upstreams hold no `/`."""
+    return f"{upstream}/{target}".encode()
 
 
 def parse_url(url: str) -> tuple[tuple[str, int] | str | None, str, bytes, bool]:

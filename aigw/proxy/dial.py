@@ -11,11 +11,12 @@ import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from aigw.config.snapshot import Target
-    from aigw.proxy.upstream import UpstreamConnection
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
 
 # Seconds a resolved name is believed.
 REMEMBER: Final = 30.0
@@ -34,7 +35,7 @@ class Dialler:
         self._names: dict[tuple[str, int], tuple[float, list[tuple[str, int]]]] = {}
         self._contexts: dict[tuple[bool, str | None], ssl.SSLContext] = {}
 
-    async def open(self, target: Target, factory: Callable[[], UpstreamConnection]) -> UpstreamConnection:
+    async def open(self, target: Target, factory: Callable[[], _P]) -> _P:
         """Raises TimeoutError past `timeouts.connect` (TLS included), OSError for what the last address said."""
         connect = target.upstream.timeouts.connect
         deadline = monotonic() + connect

@@ -14,7 +14,17 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from aigw.admit import PROBES, fitted, keeps_state, members_of, model_of_form, model_of_json, too_large
+from aigw.admit import (
+    PROBES,
+    affinity,
+    fitted,
+    keeps_state,
+    members_of,
+    model_of_form,
+    model_of_json,
+    too_large,
+    touches_state,
+)
 from aigw.config.snapshot import Resolved, remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
@@ -28,12 +38,14 @@ from aigw.policies.limits import Taken
 from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
 from aigw.proxy.bulk import MOST_SLOW, PIECE
+from aigw.proxy.health import LATER
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.trying import Trying
 from aigw.proxy.upload import Upload
-from aigw.route import choose, find, plan
+from aigw.route import choose, find, part, plan
 from aigw.shared import IN_FLIGHT
 from aigw.tokens import Tokens
+from aigw.wire.fields import retry_after
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
 from aigw.wire.head import ResponseHead
 from aigw.wire.reply import answer as framed
@@ -300,7 +312,9 @@ class Exchange:
         begun = resolved
         candidate = resolved.only
         if candidate is None:
-            chosen = choose(resolved, self.gateway)
+            self.whole = whole or self.whole  # which the choice may look at
+            begun = part(resolved, self.request_id)
+            chosen = choose(begun, self.gateway, (), self)
             if isinstance(chosen, Failure):
                 if resolved.plan is not None:
                     self.trying = Trying(self, resolved, whole, members)
@@ -312,9 +326,9 @@ class Exchange:
                     return None
             else:
                 candidate = chosen
-                self.gateway.advance(resolved.upstream)
+                self.gateway.advance(begun.upstream)
         self.candidate = candidate
-        total = resolved.total or admission.total
+        total = begun.total or admission.total
         if total is not None:
             self.client.total = self.started + total
         if resolved.plan is not None:
@@ -322,6 +336,12 @@ class Exchange:
             self.trying = self.trying or Trying(self, resolved, whole, members)
             self.trying.begin(begun, candidate, monotonic())
         return candidate
+
+    def affinity(self, on: str) -> bytes:
+        return affinity(self.admission, self.more, self.address.encode(), on)
+
+    def is_bound(self) -> bool:
+        return touches_state(self.admission, self.whole)
 
     def _is_within(self, resolved: Resolved, members: dict[str, Any] | None) -> bool:
         """Whether the limits that waited for the model leave room; else it is answered."""
@@ -619,12 +639,28 @@ class Exchange:
             event = answers.error_event(failure, admission, self.request_id)
             self.relay(b"%x\r\n%b\r\n" % (len(event), event))
 
+    def attempt_ended(
+        self, candidate: Candidate, response: ResponseHead | None, failure: Failure | None, now: float
+    ) -> None:
+        """By a final response or a failure, whatever follows. For candidates that are watched."""
+        gateway = self.gateway
+        after: float | None = None
+        status = 0
+        if response is not None:
+            status = response.status
+            if status in LATER:
+                after = retry_after(response.kept, gateway.wall(now))
+        gateway.health.saw(candidate, status, failure, after, now)
+
     def dial_failed(self, failure: Failure) -> None:
         self.waits_in = None
         self._attempt_failed(failure)
 
     def _attempt_failed(self, failure: Failure) -> None:
         """An attempt ended without an answer that could be relayed: another follows, or the failure is the answer."""
+        candidate = self.candidate
+        if candidate is not None and candidate.watched:
+            self.attempt_ended(candidate, None, failure, monotonic())
         trying = self.trying
         if trying is not None and not self.status:
             self._let_go()

@@ -41,6 +41,9 @@ class Sweep:
             except Exception as error:  # one client's trouble is not the others'
                 gateway.report(error, client)
                 client.reset()
+        for pool in gateway.tallied:
+            pool.look()
+        gateway.health.refresh(now)
         self._passes += 1
         if self._passes % POOLS_EVERY == 0:
             for pool in list(gateway.pools.values()):

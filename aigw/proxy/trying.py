@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aigw.admit import fitted, is_bound
 from aigw.config.retry import CONTEXT
 from aigw.config.snapshot import Candidate, Resolved
-from aigw.counters import target_text
 from aigw.errors import Failure
 from aigw.forward import response_prefix
 from aigw.proxy.states import Body, Deadline
@@ -197,7 +196,7 @@ class Trying:
             return None
         last = self._tried[-1]
         # What is bound to a provider's state stays where that is.
-        chosen = last if self._is_bound else choose(self._resolved, exchange.gateway, self._tried)
+        chosen = last if self._is_bound else choose(self._resolved, exchange.gateway, self._tried, exchange)
         if isinstance(chosen, Failure):
             return None
         due = 0.0
@@ -222,7 +221,7 @@ class Trying:
         gateway = self._exchange.gateway
         while self._fallbacks and not self._is_bound:
             resolved = self._fallbacks.pop(0)
-            chosen = choose(resolved, gateway)
+            chosen = choose(resolved, gateway, (), self._exchange)
             if not isinstance(chosen, Failure):
                 gateway.advance(resolved.upstream)
                 return Next(resolved, chosen, 0.0)
@@ -247,7 +246,7 @@ class Trying:
     def _end(self, outcome: str, now: float) -> None:
         candidate = self._exchange.candidate
         if candidate is not None and 0.0 < self._began <= now:
-            target = target_text(candidate.target.upstream.name, candidate.target.name).decode()
+            target = candidate.target.text.decode()
             self.made.append((target, outcome, max(now - self._began, 0.0) * 1e3))
         self._began = 0.0
 

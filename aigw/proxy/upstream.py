@@ -222,6 +222,9 @@ class UpstreamConnection(Connection):
                 self._framing = LENGTH_BODY
                 self._missing = missing
             now = monotonic()
+            candidate = exchange.candidate
+            if candidate is not None and candidate.watched:
+                exchange.attempt_ended(candidate, response, None, now)
             exchange.respond(response, body, LENGTH_BODY, now)
             # No tap is needed where all is there and no name of a report in it (0.1 us instead of 1.2).
             way = response.way
@@ -253,6 +256,9 @@ class UpstreamConnection(Connection):
         if status == 401 and self.target.has_credential:
             self._credential_refused(exchange)
             return
+        candidate = exchange.candidate
+        if candidate is not None and candidate.watched:
+            exchange.attempt_ended(candidate, response, None, monotonic())
         self._response = response
         framing = self._framing = body_of(response, to_head=exchange.admission.is_head)
         payload = body

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from aigw.errors import BAD_REQUEST, EXPECTATION_FAILED, refuse
@@ -243,6 +242,8 @@ def retry_after(lines: Iterable[bytes], wall: float) -> float | None:
     seconds = asked.get(b"retry-after", b"").partition(b":")[2].strip()
     if _SECONDS.fullmatch(seconds):
         return float(seconds)
+    from email.utils import parsedate_to_datetime  # 5 ms that few processes need
+
     try:
         return max(parsedate_to_datetime(seconds.decode("latin-1")).timestamp() - wall, 0.0)
     except (ValueError, OverflowError):

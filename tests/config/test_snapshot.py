@@ -210,10 +210,10 @@ def test_the_one_candidate_where_there_is_nothing_to_choose(weights: list[int], 
 
 
 def test_a_model_knows_its_own_names() -> None:
-    config = compiled().upstreams["up"]
-    assert snapshot.Model("a", model("up"), config).resolve("b") is None
-    assert snapshot.Model("a*", model("up"), config).resolve("b") is None
-    assert snapshot.Model("a", model("up"), config).resolve("a") is not None
+    upstreams = compiled().upstreams
+    assert not snapshot.Model("a", model("up"), upstreams).takes("b")
+    assert not snapshot.Model("a*", model("up"), upstreams).takes("b")
+    assert snapshot.Model("a", model("up"), upstreams).takes("a")
 
 
 def test_which_names_are_shown() -> None:

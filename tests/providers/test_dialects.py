@@ -113,6 +113,7 @@ def test_every_error_has_a_type_in_every_dialect(kind: Kind) -> None:
     assert f'"type":"{ANTHROPIC[kind.status]}"'.encode() in bodies["anthropic"]
     assert f'"code":{kind.status},"message":"m","status":"{GEMINI[kind.status]}"'.encode() in bodies["gemini"]
     family = "invalid_request_error" if kind.status < 500 else "server_error"
+    family = {"rate_limit_exceeded": "rate_limit_error", "insufficient_quota": kind.code}.get(kind.code, family)
     assert f'"type":"{family}"'.encode() in bodies["openai"]
 
 
