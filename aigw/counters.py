@@ -2,7 +2,8 @@
 
 Families of the row's series (`shared.py`), each entry a run of slots that begins at its base:
 
-    EXCHANGES   one entry for each label set: how many exchanges took how long, and the sum of it
+    EXCHANGES   one entry for each label set: how many exchanges took how long, and the sum of it; the same of the
+                time to the first content of those that were streams
     USAGE       one entry for each account: exchanges, tokens and cost of each key, model and upstream
     OVERHEAD    one entry: the same of the gateway's own time
     WAITED      one entry for each upstream: how many exchanges waited for a connection, and how long
@@ -17,7 +18,7 @@ Families of the row's series (`shared.py`), each entry a run of slots that begin
 
 Labels are names of the config, never a client's text, so there are not many; where there is no room for another set it
 counts under `shared.OTHER`. It knows no socket and reads no clock; what counts where is decided once for a label set
-and remembered, so that an exchange costs a look-up and six additions.
+and remembered, so that an exchange costs a look-up and six additions, and a stream two more.
 """
 
 from __future__ import annotations
@@ -59,9 +60,12 @@ DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 # The gateway's own time is tens of microseconds, and as long as the request's body takes where that is awaited.
 OVERHEADS: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
 
-# An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds.
+# An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds. Buckets and
+# sum of the time to the first content likewise, from FIRST on.
 EXCHANGES: Final = b"aigw_exchanges"
 SUM: Final = len(DURATIONS) + 1
+FIRST: Final = SUM + 1
+FIRST_SUM: Final = FIRST + SUM
 # An entry of USAGE: exchanges that were no error, those that were one, those that used tokens whose price is not known;
 # the tokens by class, the cost in nano-dollars.
 USAGE: Final = b"aigw_usage"
@@ -138,6 +142,7 @@ class Ended(Protocol):
     acquiring_at: float
     sent_at: float
     head_at: float
+    first_at: float
 
 
 class PoolView(Protocol):
@@ -169,7 +174,7 @@ class Counters:
     def __init__(self, row: memoryview, series: Series) -> None:
         self._row = row
         self._series = series
-        series.declare(EXCHANGES, SUM + 1)
+        series.declare(EXCHANGES, FIRST_SUM + 1)
         series.declare(USAGE, COST + 1)
         series.declare(OVERHEAD, OVERHEAD_SUM + 1)
         series.declare(WAITED, SUM + 1)
@@ -207,6 +212,10 @@ class Counters:
         seconds = now - started
         entry[bisect_left(DURATIONS, seconds)] += 1
         entry[SUM] += int(seconds * 1e6)
+        if exchange.first_at:
+            seconds = exchange.first_at - started
+            entry[FIRST + bisect_left(DURATIONS, seconds)] += 1
+            entry[FIRST_SUM] += int(seconds * 1e6)
         if exchange.head_at:
             seconds = exchange.acquiring_at - started
             overhead = self._overhead
@@ -260,7 +269,7 @@ class Counters:
 
     def _entry(self, labels: Labels) -> memoryview:
         at = self._series.at(EXCHANGES, orjson.dumps(list(labels)))
-        return self._row[at : at + SUM + 1]
+        return self._row[at : at + FIRST_SUM + 1]
 
     def _account(self, account: Account) -> memoryview:
         """What finds no room counts under the key `other` of its gateway and model, which then has its place."""

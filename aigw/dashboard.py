@@ -89,6 +89,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     ),
     "Time": (
         Panel("Whole exchange", "s", _quantiles("aigw_request_duration_seconds")),
+        Panel("To the first token of a stream", "s", _quantiles("aigw_time_to_first_token_seconds")),
         Panel("Waiting for a connection", "s", _quantiles("aigw_queue_seconds", _UPSTREAM)),
         Panel("The gateway's own", "s", _quantiles("aigw_overhead_seconds", "")),
     ),

@@ -51,6 +51,7 @@ class Finished(Protocol):
     acquiring_at: float
     sent_at: float
     head_at: float
+    first_at: float
     overhead: bytes  # as it was said to the client, b"" where it was not
 
     @property
@@ -70,7 +71,7 @@ def record(
     """One JSON line with its newline. `now` is monotonic, `wall` the epoch seconds of its start, `cost` nano-dollars.
 
     `time` is when the request's head was complete; `overhead_ms` what the gateway itself took before it turned to
-    the upstream.
+    the upstream; `first_token_ms`, of streams, the time from that head to the first content.
     """
     started = exchange.started
     admission = exchange.admission
@@ -86,6 +87,8 @@ def record(
             more = b',"attempts":' + _json(attempts)
     if exchange.head_at:
         more += b',"overhead_ms":' + (exchange.overhead or b"%.3f" % ((exchange.acquiring_at - started) * 1e3))
+        if exchange.first_at:
+            more += b',"first_token_ms":%.3f' % ((exchange.first_at - started) * 1e3)
         response = exchange.response
         if response is not None and (response.request_id or response.own_id):
             upstream_id = response.request_id or response.own_id or b""

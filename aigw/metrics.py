@@ -20,6 +20,8 @@ from aigw import shared
 from aigw.counters import (
     DURATIONS,
     EXCHANGES,
+    FIRST,
+    FIRST_SUM,
     IN_SERVICE,
     LIMITED,
     OVERHEAD,
@@ -86,6 +88,15 @@ class _Collector:
         for route, values in sorted(durations.items()):
             duration.add_metric(route, _buckets(DURATIONS, values), values[SUM] / 1e6)
         yield duration
+        first = HistogramMetricFamily(
+            "aigw_time_to_first_token_seconds",
+            "Of streams: from a request's head to the first content of its answer.",
+            labels=ROUTE,
+        )
+        for route, values in sorted(durations.items()):
+            if any(values[FIRST:FIRST_SUM]):
+                first.add_metric(route, _buckets(DURATIONS, values[FIRST:]), values[FIRST_SUM] / 1e6)
+        yield first
 
     def _usage(self) -> Iterator[Metric]:
         sums: dict[Route, list[int]] = {}

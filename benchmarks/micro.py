@@ -64,7 +64,7 @@ LINES = (
 )
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 49\r\n\r\n" + b"x" * 49
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-EVENT = b"fa\r\ndata: " + b"x" * 242 + b"\n\n\r\n"
+EVENT = b'fa\r\ndata: {"choices":[{"delta":{"content":"' + b"x" * 204 + b'"}}]}\n\n\r\n'
 
 
 class FakeTransport:

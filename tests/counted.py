@@ -68,6 +68,7 @@ class Ended:
     acquiring_at: float = 1000.0
     sent_at: float = 1000.0
     head_at: float = 0.0
+    first_at: float = 0.0
 
 
 def ended(

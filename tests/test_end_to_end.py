@@ -141,11 +141,14 @@ def test_a_chat(serve: Serve) -> None:
 
 
 def test_a_streamed_chat(serve: Serve) -> None:
-    status, text = curl(serve.url + CHAT, "content-type: application/json", body=ASK | {"stream": True})
+    headers = ("content-type: application/json", "x-request-id: streamed")
+    status, text = curl(serve.url + CHAT, *headers, body=ASK | {"stream": True})
     *events, last, nothing = text.split("\n\n")
     assert (status, last, nothing) == (200, "data: [DONE]", "")
     deltas = [json.loads(event.removeprefix("data: "))["choices"][0]["delta"] for event in events]
     assert "".join(delta.get("content") or "" for delta in deltas) == SAID
+    record = serve.record("streamed")
+    assert 0 < record["overhead_ms"] < record["first_token_ms"] <= record["duration_ms"]
 
 
 def test_the_other_dialects(serve: Serve) -> None:

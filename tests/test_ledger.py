@@ -56,6 +56,7 @@ class Ended:
     acquiring_at: float = 100.002
     sent_at: float = 100.005
     head_at: float = 100.505
+    first_at: float = 0.0
     overhead: bytes = b""
     trying: Any = None
 
@@ -237,6 +238,11 @@ def test_which_id_is_the_upstreams(lines: bytes, upstream_id: str | None) -> Non
 def test_what_the_answer_says_it_used() -> None:
     assert record(exchange(), tokens=Tokens(7, 0, 3))["tokens"] == {"input": 7, "output": 0, "cached": 3}
     assert "tokens" not in record(exchange())
+
+
+def test_when_a_stream_began_to_say_something() -> None:
+    assert record(exchange(first_at=100.7505))["first_token_ms"] == 750.5
+    assert "first_token_ms" not in record(exchange())
 
 
 @pytest.mark.parametrize("path", ['/a"b', "/a\\b", '/","status":200,"x":"', "/%0a%1b"])

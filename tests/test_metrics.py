@@ -42,7 +42,9 @@ def used(cells: Cells) -> None:
     for row in (0, 1):
         counting = counters(cells, row)
         counting.count(ended(compiled), "ok", None, 1000.02, Tokens(10, 20, 0), 1_250_000_000)
-        counting.count(ended(compiled), "ok", None, 1002.0, None)
+        streamed = ended(compiled)
+        streamed.first_at = 1000.3
+        counting.count(streamed, "ok", None, 1002.0, None)
         counting.count(ended(compiled, ODD), "ok", None, 1000.5, Tokens(1, 1))
         cells.row(row)[shared.PID] = os.getpid()
         cells.row(row)[shared.CONNECTIONS] = 5
@@ -89,6 +91,12 @@ def test_counts_of_all_workers_are_one(made: Cells) -> None:
         assert value(samples, "aigw_request_duration_seconds_bucket", **ROUTE, le=bound) == count
     assert value(samples, "aigw_request_duration_seconds_count", **ROUTE) == 5
     assert value(samples, "aigw_request_duration_seconds_sum", **ROUTE) == pytest.approx(4.54)
+    first = "aigw_time_to_first_token_seconds"
+    for bound, count in {"0.25": 0, "0.5": 2, "600.0": 2, "+Inf": 2}.items():
+        assert value(samples, f"{first}_bucket", **ROUTE, le=bound) == count
+    assert value(samples, f"{first}_count", **ROUTE) == 2
+    assert value(samples, f"{first}_sum", **ROUTE) == pytest.approx(0.6, abs=0.001)
+    assert (f"{first}_count", frozenset((ROUTE | {"model": ODD}).items())) not in samples  # no stream of it
     assert value(samples, "aigw_tokens_total", **ROUTE, type="input") == 20
     assert value(samples, "aigw_tokens_total", **ROUTE, type="output") == 40
     assert ("aigw_tokens_total", frozenset((ROUTE | {"type": "cached"}).items())) not in samples

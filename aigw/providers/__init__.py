@@ -21,6 +21,7 @@ class Dialect(Protocol):
     """What a module of this package offers."""
 
     NAME: str
+    BEGINNINGS: frozenset[bytes]  # names of events that are never content
 
     def error_body(self, failure: Failure, request_id: str) -> bytes:
         """The JSON body of an error that the gateway makes."""
@@ -36,6 +37,10 @@ class Dialect(Protocol):
 
     def is_content(self, document: dict[str, Any]) -> bool:
         """Whether an event that reports no error is, or comes behind, what was asked for; what is not known is."""
+        ...
+
+    def says(self, document: dict[str, Any]) -> bool:
+        """Whether an event that reports no error is itself some of what was asked for; what is not known is."""
         ...
 
     def is_too_long(self, error: dict[str, Any]) -> bool:

@@ -49,6 +49,10 @@ def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
 _EMPTY_BLOCKS: Final = frozenset({"text", "thinking", "tool_use", "server_tool_use"})
 
 
+BEGINNINGS: Final = frozenset({b"message_start", b"ping"})
+_ENDINGS: Final = frozenset({"content_block_stop", "message_delta", "message_stop"})  # of a block, or all
+
+
 def reported(document: dict[str, Any]) -> dict[str, Any] | None:
     """The event `error`, whose `error` is that of an error's body."""
     if document.get("type") != "error":
@@ -64,6 +68,11 @@ def is_content(document: dict[str, Any]) -> bool:
         block = document.get("content_block")
         return type(block) is not dict or block.get("type") not in _EMPTY_BLOCKS
     return kind not in ("message_start", "ping")
+
+
+def says(document: dict[str, Any]) -> bool:
+    """Not the end of a block or of the message; `message_delta` has its reason and the usage."""
+    return document.get("type") not in _ENDINGS and is_content(document)
 
 
 def is_too_long(error: dict[str, Any]) -> bool:

@@ -47,6 +47,10 @@ def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
     return b"data: %b\n\n" % error_body(failure, request_id)
 
 
+# No event has a name.
+BEGINNINGS: Final = frozenset[bytes]()
+
+
 def reported(document: dict[str, Any]) -> dict[str, Any] | None:
     """An `error` in place of `candidates`."""
     error = document.get("error")
@@ -61,12 +65,18 @@ def is_content(document: dict[str, Any]) -> bool:
     candidates = document.get("candidates")
     if type(candidates) is not list:
         return candidates is not None
+    return says(document) or any(one.get("finishReason") is not None for one in candidates)
+
+
+def says(document: dict[str, Any]) -> bool:
+    """Parts that say something."""
+    candidates = document.get("candidates")
+    if type(candidates) is not list:
+        return candidates is not None
     return any(type(one) is not dict or _says(one) for one in candidates)
 
 
 def _says(candidate: dict[str, Any]) -> bool:
-    if candidate.get("finishReason") is not None:
-        return True
     content = candidate.get("content")
     parts = content.get("parts") if type(content) is dict else None
     return type(parts) is list and any(type(part) is not dict or any(part.values()) for part in parts)

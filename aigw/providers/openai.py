@@ -46,6 +46,9 @@ def error_event(failure: Failure, request_id: str, path: bytes) -> bytes:
 _BEGINNINGS: Final = frozenset(
     f"response.{kind}" for kind in ("created", "queued", "in_progress", "output_item.added", "content_part.added")
 )
+BEGINNINGS: Final = frozenset(kind.encode() for kind in _BEGINNINGS)
+# With those that end it, which have the whole response once more.
+_SILENT: Final = _BEGINNINGS | {"response.completed", "response.incomplete"}
 
 
 def reported(document: dict[str, Any]) -> dict[str, Any] | None:
@@ -67,16 +70,23 @@ def is_content(document: dict[str, Any]) -> bool:
     choices = document.get("choices")
     if choices is None:
         return document.get("type") not in _BEGINNINGS
+    return says(document) or any(choice.get("finish_reason") is not None for choice in choices)
+
+
+def says(document: dict[str, Any]) -> bool:
+    """Not a chunk with nothing but a role or a reason to finish."""
+    choices = document.get("choices")
     if type(choices) is not list:
-        return True
-    return any(type(choice) is not dict or _says(choice) for choice in choices)
-
-
-def _says(choice: dict[str, Any]) -> bool:
-    if choice.get("finish_reason") is not None or choice.get("text"):
-        return True
-    delta = choice.get("delta")
-    return type(delta) is dict and any(value for name, value in delta.items() if name != "role")
+        return choices is not None or document.get("type") not in _SILENT
+    for choice in choices:
+        if type(choice) is not dict or choice.get("text"):
+            return True
+        delta = choice.get("delta")
+        if type(delta) is dict:
+            for name, value in delta.items():
+                if value and name != "role":
+                    return True
+    return False
 
 
 def is_too_long(error: dict[str, Any]) -> bool:

@@ -53,6 +53,7 @@ from aigw.wire.reply import answer as framed
 if TYPE_CHECKING:
     from aigw.config.snapshot import Candidate, Resolved
     from aigw.gateway import Gateway
+    from aigw.providers.first import FirstContent
     from aigw.providers.tap import Tap
     from aigw.proxy.client import ClientConnection
     from aigw.proxy.pool import Pool
@@ -95,6 +96,8 @@ class Exchange:
         "candidate",
         "client",
         "ended",
+        "first",
+        "first_at",
         "gateway",
         "head_at",
         "is_special",
@@ -147,6 +150,7 @@ class Exchange:
         self.status = 0  # sent to the client; 0 while nothing was
         self.response: ResponseHead | None = None
         self.tap: Tap | None = None  # reads what the answer says it used
+        self.first: FirstContent | None = None  # of a stream, until it came
         self.bytes_in = 0
         self.bytes_out = 0
         self.ended = False
@@ -156,6 +160,7 @@ class Exchange:
         self.acquiring_at = 0.0
         self.sent_at = 0.0
         self.head_at = 0.0
+        self.first_at = 0.0  # of a stream: its first content
         self.overhead = b""  # milliseconds until the upstream was turned to, once they were said
 
     @property

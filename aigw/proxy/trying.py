@@ -236,7 +236,7 @@ class Trying:
         self._end(outcome, now)
         exchange.gateway.counters.tried(before.target.upstream.name, status, cause)
         candidate = following.candidate
-        exchange.tap = None
+        exchange.tap = exchange.first = None
         exchange.head_at = 0.0
         if candidate is not before and self._body:
             exchange.whole, exchange.patched = fitted(exchange.admission, self._body, candidate)

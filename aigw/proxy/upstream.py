@@ -238,7 +238,7 @@ class UpstreamConnection(Connection):
                 )
                 and taps.tap(exchange, response)
             ):
-                taps.feed(exchange, body)
+                taps.feed(exchange, body, None, now)
             if not missing and self.exchange is exchange:
                 self._give_back(exchange, response, now)
         else:
@@ -311,7 +311,7 @@ class UpstreamConnection(Connection):
         exchange.respond(response, body, framing, now)
         spliced = self._framing == CHUNKED_BODY and framing == CHUNKED_BODY and self._patch is None
         if exchange.tap is not None:
-            taps.feed(exchange, payload, self._follower if spliced else None)
+            taps.feed(exchange, payload, self._follower if spliced else None, now)
         if done and self.exchange is exchange:
             self._complete(exchange, now)
         elif spliced and self.exchange is exchange:
