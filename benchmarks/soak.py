@@ -49,7 +49,7 @@ workers: {workers}
 access_log: {log}
 usage_store: {store}
 upstreams:
-  mock: {{provider: openai, api_key: soak, targets: {targets}, timeouts: {{pool_idle: 1s}}}}
+  mock: {{provider: openai, api_key: soak, targets: {targets}, timeouts: {{pool_idle: 1s}}, health: {{interval: 1s}}}}
   injected: {{provider: openai, api_key: soak, usage: inject, targets: {targets}, timeouts: {{pool_idle: 1s}}}}
   impatient: {{provider: openai, api_key: soak, targets: {targets}, timeouts: {{first_byte: 1s, idle: 1s}}}}
   dead: {{provider: openai, api_key: soak, targets: [{{url: "http://127.0.0.1:{dead}/v1"}}]}}
@@ -78,9 +78,15 @@ class Gateway:
         self.most = 4 * options.connections
         cores = processes.cores()
         digest = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in (("key", KEY), ("limited", LIMITED))}
-        targets = f'[{{url: "http://127.0.0.1:{mock}/v1"}}]'
+        # The same twice: what is asked to fail rests one of them for a while.
+        targets = ", ".join(f'{{name: {name}, url: "http://127.0.0.1:{mock}/v1"}}' for name in ("one", "two"))
         self._template = {"port": self.port, "admin": self.admin, "workers": options.workers, "dead": dead, **digest}
-        self._template |= {"targets": targets, "most": self.most, "log": os.devnull, "store": folder / "usage.db"}
+        self._template |= {
+            "targets": f"[{targets}]",
+            "most": self.most,
+            "log": os.devnull,
+            "store": folder / "usage.db",
+        }
         self.saved = 0
         self.save()
         aigw = [options.python, "-m", "aigw"]
