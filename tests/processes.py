@@ -26,7 +26,7 @@ from fakes import Seen
 
 from aigw.mock import MockConnection, Settings
 
-PATIENCE = 20.0  # seconds that a test waits for what must happen
+PATIENCE = 60.0  # seconds that a test waits for what must happen; on a busy machine much takes long
 
 T = TypeVar("T")
 
