@@ -188,6 +188,7 @@ class LogFile:
 
     def _write(self, lines: bytes) -> None:
         if self._gone:
+            self._unwritten = b"", 0
             self._losses.add(lines.count(b"\n"), self.GONE)
             return
         data = self._torn + lines
