@@ -14,7 +14,8 @@ Families of the row's series (`shared.py`), each entry a run of slots that begin
     TALLIES     one entry for each target that all workers share by number: connections that are open, exchanges that
                 hold or await one, and those that await one; states, written whenever they change
     HEALTH      one entry for each target that is watched: until when it is ejected, until when it rests, when it was
-                probed last, whether it is down, and the number of a reason; moments are monotonic milliseconds
+                probed last, whether its probes say that it is down, the number of a reason, and whether it cannot be
+                connected to; moments are monotonic milliseconds
 
 Labels are names of the config, never a client's text, so there are not many; where there is no room for another set it
 counts under `shared.OTHER`. It knows no socket and reads no clock; what counts where is decided once for a label set
@@ -99,7 +100,8 @@ RESTS: Final = 1
 PROBED: Final = 2
 DOWN: Final = 3
 WHY: Final = 4
-HEALTH_WIDTH: Final = 5
+UNREACHED: Final = 5
+HEALTH_WIDTH: Final = 6
 
 UNKNOWN: Final = "-"
 # Label sets that are remembered: keys times models, mostly.
@@ -396,7 +398,8 @@ class Tally:
 
 class Standing(NamedTuple):
     """How a target is, as all workers know it together. `until` is the monotonic second when it is back: 0.0 while it
-    is in service, infinity while its probes fail. `why` is "" then or where it is not known."""
+    is in service, infinity while its probes fail or connects to it time out. `why` is "" in service, or where it is
+    not known."""
 
     state: str  # up, resting, ejected or down
     until: float = 0.0
@@ -444,6 +447,8 @@ def standing(rows: Sequence[Sequence[int]], now: int, *, is_probed: bool) -> Sta
     found = IN_SERVICE
     until = now
     for values in rows:
+        if values[UNREACHED]:
+            return Standing("down", inf, CONNECT_TIMEOUT.code)
         for state, slot in (("ejected", EJECTED), ("resting", RESTS)):
             if values[slot] > until:
                 until = values[slot]

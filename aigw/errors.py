@@ -66,7 +66,7 @@ QUEUE_TIMEOUT: Final = Kind("queue_timeout", 503, "gateway", retry=True)
 # The upstream's doing -------------------------------------------------------------------------------------------
 CONNECT_FAILED: Final = Kind("connect_failed", 502, "upstream", retry=True, end="failed", cause="connect")
 CONNECT_TIMEOUT: Final = Kind("connect_timeout", 502, "upstream", retry=True, end="failed", cause="connect")
-NO_TARGET: Final = Kind("no_target", 503, "upstream", retry=True, end="failed")
+NO_TARGET: Final = Kind("no_target", 503, "upstream", retry=True, end="failed", cause="connect")
 UPSTREAM_RESET: Final = Kind("upstream_reset", 502, "upstream", retry=True, end="failed", cause="reset")
 UPSTREAM_MALFORMED: Final = Kind("upstream_malformed", 502, "upstream", retry=True, end="failed")
 UPSTREAM_CREDENTIAL_REFUSED: Final = Kind(

@@ -71,7 +71,7 @@ class View(Protocol):
 
     def out_until(self, target: Target) -> float:
         """0.0 for a target in service. For one that rests, the monotonic second when it is back; infinity for one that
-        its probes say is down."""
+        is down: its probes fail, or connects to it time out."""
         ...
 
 
@@ -249,7 +249,7 @@ def choose(
             return candidate
     left = _left(resolved, view, tried)
     if not left:
-        return Failure(NO_TARGET, f"every target of the upstream {upstream.name!r} is down; try again later")
+        return down(upstream)
     if len(left) == 1:
         return left[0]
     weights = [candidate.target.weight for candidate in left]
@@ -265,6 +265,10 @@ def choose(
     if kind == "least_connections":
         return left[balance.least(weights, loads, view.cursor(upstream))]
     return left[balance.lesser(weights, loads, *balance.two(weights, view.draw(), view.draw()))]
+
+
+def down(upstream: Upstream) -> Failure:
+    return Failure(NO_TARGET, f"every target of the upstream {upstream.name!r} is down; try again later")
 
 
 def _left(resolved: Resolved, view: View, tried: Collection[Candidate]) -> list[Candidate]:

@@ -11,6 +11,7 @@ its one record. The plain path (a whole body, one target, an idle connection, a 
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +43,7 @@ from aigw.proxy.health import LATER
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.trying import Trying
 from aigw.proxy.upload import Upload
-from aigw.route import choose, find, part, plan
+from aigw.route import choose, down, find, part, plan
 from aigw.shared import IN_FLIGHT
 from aigw.tokens import Tokens
 from aigw.wire.fields import retry_after
@@ -373,6 +374,9 @@ class Exchange:
         upstream = None if self.replayed else pool.idle_connection(now)
         if upstream is not None:
             self.connected(upstream, now)
+            return
+        if self.gateway.out_until(candidate.target) == inf:
+            self._attempt_failed(down(candidate.target.upstream))
             return
         client = self.client
         client.state = ACQUIRING

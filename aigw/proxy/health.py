@@ -4,6 +4,10 @@ What one worker finds out it writes into its own row of the cells, and every wor
 the sweep; so all know of a target that is out a tenth of a second later. The living worker with the first row probes
 for all of them. How long a rest is, is `policies/ejection.py`'s arithmetic. An ejected target is back once it can be
 connected to, so that no client is the one to find out that it is still dead.
+
+Who waits for a dial to a target where packets vanish waits for all of `timeouts.connect`. So that not every request
+does, such a target is down until a connect of our own succeeds; also where it is the only one, and nothing is
+configured.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from aigw.counters import (
     IN_SERVICE,
     PROBED,
     RESTS,
+    UNREACHED,
     WHY,
     clear,
     reason_number,
@@ -57,6 +62,8 @@ FAILURES: Final = frozenset(
         FIRST_BYTE_TIMEOUT,
     }
 )
+# Seconds between two connects to a target that could not be connected to.
+AGAIN: Final = 1.0
 # Statuses with which a target may say when to come back (RFC 9110 section 10.2.3).
 LATER: Final = frozenset({429, 503})
 
@@ -70,6 +77,8 @@ class Watched:
         "ejection",
         "good",
         "is_out",
+        "is_unreached",
+        "next_connect",
         "next_probe",
         "ours",
         "rests",
@@ -87,6 +96,8 @@ class Watched:
         self.ejection = Ejection(1, 1.0)
         self.is_out = False  # ejected by this worker, and not back yet
         self.rests = False  # let rest by this worker
+        self.is_unreached = False  # found by this worker: connects to it time out
+        self.next_connect = 0.0
         self.said = False  # that it is the last and stays
         # probes: in a row, and what came of them
         self.good = 0
@@ -136,11 +147,12 @@ class Health:
         before, self._by_text = self._by_text, {}
         for upstream in snapshot.upstreams.values():
             for target in upstream.targets:
-                if target.weight and (upstream.eject is not None or upstream.health is not None):
-                    watched = before.get(target.text)
-                    if watched is None or watched.target.pool_key != target.pool_key:
-                        watched = Watched(target, self._values(target.text))
-                        _forget(watched)
+                watched = before.get(target.text)
+                if watched is not None and watched.target.pool_key != target.pool_key:
+                    watched = None
+                is_asked = target.weight and (upstream.eject is not None or upstream.health is not None)
+                if is_asked or (watched is not None and watched.is_unreached):
+                    watched = watched or self._watch(target)
                     watched.target = target
                     if upstream.eject is not None:
                         watched.ejection.change(upstream.eject.after, upstream.eject.seconds)
@@ -151,6 +163,11 @@ class Health:
         for text in before.keys() - self._by_text.keys():
             _forget(before[text])
         self.refresh(monotonic())
+
+    def _watch(self, target: Target) -> Watched:
+        watched = self._by_text[target.text] = Watched(target, self._values(target.text))
+        _forget(watched)
+        return watched
 
     def _values(self, text: bytes) -> memoryview:
         at = self._series.at(HEALTH, text)
@@ -215,6 +232,16 @@ class Health:
             self._log(f"target {_name(watched.target)} rests for {seconds:g} s: it answered {status} with retry-after")
         self._look(watched, now)
 
+    def unreached(self, target: Target, now: float) -> None:
+        """Dials to the target were lost to time, several in a row: nobody is to wait for another one. It is looked at
+        from now on, if it was not before."""
+        watched = self._by_text.get(target.text) or self._watch(target)
+        if not watched.is_unreached:
+            watched.is_unreached = True
+            watched.ours[UNREACHED] = 1
+            self._log(f"target {_name(target)} is down: connects time out; it is asked again once one succeeds")
+            self._look(watched, now)
+
     def _has_others(self, target: Target) -> bool:
         return any(
             other.weight and other is not target and not self.out_until(other) for other in target.upstream.targets
@@ -232,6 +259,8 @@ class Health:
                 self._log(f"target {_name(watched.target)} is asked again: its rest is over")
             if watched.is_out and now >= watched.ejection.until and not watched.under_way:
                 self._begin(watched, self._readmit(watched))
+            if watched.is_unreached and now >= watched.next_connect and not watched.under_way:
+                self._begin(watched, self._reach(watched))
             self._look(watched, now)
             health = watched.target.upstream.health
             if self._is_prober and health is not None and now >= watched.next_probe and not watched.under_way:
@@ -258,6 +287,17 @@ class Health:
             watched.ours[EJECTED] = 0
             self._log(f"target {_name(target)} is back: it can be connected to")
         self._look(watched, now)
+
+    async def _reach(self, watched: Watched) -> None:
+        target = watched.target
+        why = await probe(self._loop, self.dialler, target, None, target.upstream.timeouts.connect)
+        now = monotonic()
+        watched.next_connect = now + AGAIN
+        if not why:
+            watched.is_unreached = False
+            watched.ours[UNREACHED] = 0
+            self._log(f"target {_name(target)} is up: it can be connected to")
+            self._look(watched, now)
 
     # probes -------------------------------------------------------------------------------------------------------
 

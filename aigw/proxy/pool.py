@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from aigw.gateway import Gateway
     from aigw.proxy.exchange import Exchange
 
+# Dials in a row that are lost to time before nobody waits for one any more, and the seconds from which on a failed dial
+# was such a one: a refusal is there at once, and is the better answer.
+MISSED: Final = 3
+SLOW: Final = 0.5
 # Looks after one was given up: the first may come at once, and the other worker's a whole period later.
 PAUSE: Final = 2
 
@@ -47,6 +51,7 @@ class Pool:
         "idle",
         "is_plain",
         "is_retired",
+        "missed",
         "tally",
         "target",
         "waiting",
@@ -60,6 +65,7 @@ class Pool:
         self.busy = 0
         self.waiting: deque[Exchange] = deque()
         self.dialling = 0
+        self.missed = 0  # dials in a row that were lost to time
         self.is_retired = False  # no longer in the config: what is given back is closed
         self.tally: Tally | None = None  # where other workers' connections to the target count too
         self.is_plain = True  # neither of the two
@@ -245,6 +251,7 @@ class Pool:
     async def _connect(self) -> None:
         failure: Failure | None = None
         connection: UpstreamConnection | None = None
+        began = monotonic()
         try:
             connection = await self._dialler.open(self.target, lambda: UpstreamConnection(self))
         except TimeoutError:
@@ -257,10 +264,17 @@ class Pool:
             failure = Failure(INTERNAL, "the gateway failed to connect to the upstream; its log says how")
         finally:
             self.dialling -= 1
+        now = monotonic()
         if connection is not None:
+            self.missed = 0
             self.busy += 1
-            self.release(connection, monotonic())
-        elif failure is not None and len(self.waiting) > self.dialling:
+            self.release(connection, now)
+            return
+        if failure is not None and (failure.kind is CONNECT_TIMEOUT or now - began > SLOW):
+            self.missed += 1
+            if self.missed >= MISSED and not self.is_retired:
+                self.gateway.health.unreached(self.target, now)
+        if failure is not None and len(self.waiting) > self.dialling:
             self.waiting.popleft().dial_failed(failure)
             self._count()
             self._dial_for_waiting()

@@ -36,6 +36,7 @@ from fakes import (
 
 from aigw.counters import HEALTH
 from aigw.proxy.health import Watched
+from aigw.proxy.states import State
 from aigw.shared import PID, Cells
 
 CHAT_PATH = "/v1/chat/completions"
@@ -239,6 +240,62 @@ async def test_one_target_or_eject_off_is_not_watched() -> None:
                 found = run.gateway.snapshot.gateways["default"].find_model("m")
                 assert found is not None
                 assert (found.only is not None) == (given is not off)
+
+
+# connects that time out -----------------------------------------------------------------------------------------------
+
+QUICK = {"connect": 0.1}
+DOWN = "target up/a is down: connects time out; it is asked again once one succeeds"
+
+
+async def test_nobody_waits_again_and_again_for_the_only_target_until_it_can_be_connected_to() -> None:
+    async with deaf() as hole, running(config(hole.url, timeouts=QUICK)) as run:
+        assert await asked(run, 3) == [502, 502, 502]
+        assert (states(run), run.log) == ({"up/a": "down"}, [DOWN])
+        answer = await run.ask(post(CHAT_PATH))
+        assert (answer.status, answer.headers["x-aigw-error"], answer.headers["retry-after"]) == (503, "no_target", "1")
+        run.apply(config(hole.url, timeouts=QUICK), 2)
+        assert await asked(run, 1) == [503]
+        await hole.hear()
+        await until(lambda: states(run) == {"up/a": "up"}, "it can be connected to")
+        assert run.log == [DOWN, "target up/a is up: it can be connected to"]
+        await hole.hear()
+        client = await run.connect()
+        client.writer.write(post(CHAT_PATH))
+        await until(lambda: any(one.state is State.WAITING for one in run.gateway.clients), "it is asked again")
+
+
+async def test_of_many_none_is_the_last_that_all_wait_for() -> None:
+    eject = {"after": 5, "for": 30.0}
+    async with deaf() as one, deaf() as two, running(config(one.url, two.url, timeouts=QUICK, eject=eject)) as run:
+        assert await asked(run, 8) == [502] * 6 + [503] * 2
+        assert states(run) == {"up/a": "down", "up/b": "down"}
+        said = (await run.ask(post(CHAT_PATH))).json()["error"]["message"]
+        assert "every target of the upstream 'up' is down" in said
+
+
+async def test_one_that_can_be_connected_to_takes_it_all() -> None:
+    async with deaf() as hole, stub() as good, running(config(hole.url, good.url, timeouts=QUICK, eject=None)) as run:
+        assert (await asked(run, 6)).count(502) == 3
+        assert await asked(run, 4) == [200] * 4
+
+
+async def test_the_fallback_of_a_target_that_is_down_answers_at_once() -> None:
+    async with deaf() as hole, stub() as good:
+        given = config(hole.url, timeouts=QUICK)
+        given["upstreams"]["other"] = upstream(target(good.url))
+        given["gateways"]["default"] = gateway(models={"m": model("up", fallback=["n"]), "n": model("other")})
+        async with running(given) as run:
+            answers = [await run.ask(post(CHAT_PATH, b'{"model": "m"}')) for _ in range(5)]
+            assert [answer.status for answer in answers] == [200] * 5
+            attempts = [record["attempts"][0]["outcome"] for record in run.records]
+            assert attempts == ["connect_timeout"] * 3 + ["no_target"] * 2
+
+
+async def test_who_refuses_says_so_each_time() -> None:
+    async with running(config(refused())) as run:
+        assert await asked(run, 5) == [502] * 5
+        assert (states(run), run.log) == ({}, [])
 
 
 # what all workers know ------------------------------------------------------------------------------------------------
