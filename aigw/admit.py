@@ -34,6 +34,7 @@ from aigw.wire.multipart import BadForm, ModelPart
 if TYPE_CHECKING:
     from aigw.config.limits import Limit
     from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
+    from aigw.counters import Counts
     from aigw.policies.allowance import Allowance
     from aigw.wire.head import RequestHead
 
@@ -55,13 +56,14 @@ class Admission:
     `source` is where the request names its model: "body", "form", "path", or "none" where it is routed without one.
     "read" is a path, of a request whose body is to be read all the same: a limit asks how long the answer may be.
     `candidate`, `prefix` and `described` remember what was written to target and log for the candidate used
-    last (see `Exchange.connected`).
+    last (see `Exchange.connected`), `counts` where the last exchange counted (see `Counters.count`).
     """
 
     __slots__ = (
         "allowances",
         "bodies",
         "candidate",
+        "counts",
         "described",
         "dialect",
         "expires",
@@ -76,6 +78,7 @@ class Admission:
         "later",
         "limits",
         "match",
+        "only",
         "opens",
         "prefix",
         "resolved",
@@ -94,7 +97,7 @@ class Admission:
         self.expires = _FOREVER  # epoch seconds: from then on the key has to be looked at again
         self.is_counted = False  # whether the answer may say what it used, and is not one that was counted before
         self.is_listing = False  # GET /v1/models and the like
-        self.is_special = True  # whether it may be answered without an upstream
+        self.is_special = True  # whether it may be answered without an upstream, but for being over a limit
         self.keeps_state = False  # whether the body may ask the provider to keep state
         self.limits: tuple[Limit, ...] = ()  # that the head is measured by
         self.opens: tuple[Limit, ...] = ()  # of them, those of whose meters clients make many
@@ -103,11 +106,13 @@ class Admission:
         # remembered on the way
         self.resolved: dict[str | None, Resolved] = {}  # by the model asked for
         self.allowances: tuple[Allowance, ...] | None = None  # of `limits`, but for those of `opens`
+        self.only: Allowance | None = None  # the one of them, where that is one of requests that refuses
         # the same of `later`, with the limits of which clients make many, by the entry of the model
         self.bodies: dict[str | None, tuple[tuple[Allowance, ...], tuple[Limit, ...]]] = {}
         self.candidate: Candidate | None = None
         self.prefix = b""
         self.described = b""
+        self.counts: Counts | None = None
 
     @property
     def found(self) -> Match:
@@ -162,7 +167,6 @@ def _limit(admission: Admission, found: Match) -> None:
     admission.limits = tuple(limit for limit in limits if limit.of_head)
     admission.opens = tuple(limit for limit in admission.limits if limit.is_open)
     admission.later = tuple(limit for limit in limits if not limit.of_head)
-    admission.is_special |= bool(admission.limits)
     if admission.source == "path" and any(limit.unit not in ONE for limit in admission.later):
         admission.source = "read"
 

@@ -131,6 +131,17 @@ class Account(NamedTuple):
     upstream: str
 
 
+class Counts(NamedTuple):
+    """Where exchanges of a candidate that ended so count: their entries, and the slot in the second one."""
+
+    candidate: Candidate | None
+    status: int
+    end: str
+    entry: memoryview
+    usage: memoryview
+    sort: int
+
+
 class Ended(Protocol):
     """What is read of an exchange. Times are monotonic seconds; 0.0 is never."""
 
@@ -186,7 +197,7 @@ class Counters:
         overhead = series.at(OVERHEAD, b"")
         self._overhead = row[overhead : overhead + OVERHEAD_SUM + 1]
         self._no_account = series.at(USAGE, OTHER)
-        self._entries: dict[_Remembered, tuple[memoryview, memoryview, int]] = {}
+        self._entries: dict[_Remembered, Counts] = {}
         self._accounts: dict[Account, memoryview] = {}
         self._generation = 0
 
@@ -202,13 +213,19 @@ class Counters:
         """`end`, `failure`, `now` and `cost` as in the exchange's record."""
         admission = exchange.admission
         match = admission.match
+        counts = admission.counts
         if failure is None and match is not None:
-            try:
-                entry, usage, sort = self._entries[match.rule, exchange.candidate, admission.key, exchange.status, end]
-            except KeyError:
-                entry, usage, sort = self._find(exchange, end, failure)
+            if (
+                counts is None
+                or counts[0] is not exchange.candidate
+                or counts[1] != exchange.status
+                or counts[2] is not end
+            ):
+                known = match.rule, exchange.candidate, admission.key, exchange.status, end
+                counts = admission.counts = self._entries.get(known) or self._find(exchange, end, failure)
         else:
-            entry, usage, sort = self._find(exchange, end, failure)
+            counts = self._find(exchange, end, failure)
+        _, _, _, entry, usage, sort = counts
         usage[sort] += 1
         started = exchange.started
         seconds = now - started
@@ -286,8 +303,8 @@ class Counters:
             remember(self._accounts, account, usage, MOST_REMEMBERED)
         return usage
 
-    def _find(self, exchange: Ended, end: str, failure: Failure | None) -> tuple[memoryview, memoryview, int]:
-        """Where the exchange counts, from the start: its entries, and the slot of the second that it is in."""
+    def _find(self, exchange: Ended, end: str, failure: Failure | None) -> Counts:
+        """Where the exchange counts, from the start."""
         admission = exchange.admission
         match = admission.match
         candidate = exchange.candidate
@@ -311,15 +328,16 @@ class Counters:
         is_error = failure is not None or (end == "ok" and exchange.status >= 400)
         account = Account(gateway, rule, key, group, model, upstream)
         entry = self._entry(Labels(gateway, rule, model, upstream, str(exchange.status), end, fault))
-        places = entry, self._account(account), ERRORS if is_error else FINE
+        sort = ERRORS if is_error else FINE
+        counts = Counts(candidate, exchange.status, end, entry, self._account(account), sort)
         generation = exchange.snapshot.generation
         if generation > self._generation:
             self._generation = generation
             self._entries.clear()
         if failure is None and match is not None and generation == self._generation:
             known = match.rule, candidate, admission.key, exchange.status, end
-            remember(self._entries, known, places, MOST_REMEMBERED)
-        return places
+            remember(self._entries, known, counts, MOST_REMEMBERED)
+        return counts
 
 
 class TargetStates:

@@ -237,11 +237,12 @@ class Meter:
 class Sliding(Meter):
     """A window of up to an hour."""
 
-    __slots__ = ("_at", "_index", "_rate")
+    __slots__ = ("_at", "_index", "_is_safe", "_rate")
 
     def __init__(self, meters: Meters, area: Area, digest: int, span: int) -> None:
         super().__init__(meters, area, digest, span)
         self._rate = rate(span)
+        self._is_safe = not area.evicts  # then the entry is ours at least until the window has passed
         self._index = 0  # of the bucket that runs
         self._at = RING  # its slot
 
@@ -265,7 +266,7 @@ class Sliding(Meter):
     def spend(self, amount: int, now: float) -> int:
         """The same in one look at the entry, of which nothing is held: half of what `used` and `take` cost."""
         slots = self._slots
-        if now >= self.until or slots[HASH] != self._digest:
+        if now >= self.until or not (self._is_safe or slots[HASH] == self._digest):
             slots = self._turn(now)
         total = slots[TOTAL]
         left = amount - total - 1

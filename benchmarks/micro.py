@@ -4,7 +4,8 @@
 
 Each step is timed alone, in rounds; the best round is printed, since whatever else a machine does only ever adds. The
 first rows are whole exchanges: a request in, the request out, the response in, the response out, its record. In place,
-with cold caches and the kernel's share, an exchange costs more: `compare.py` measures that.
+with cold caches and the kernel's share, an exchange costs more: `compare.py` measures that. What counting costs is
+shown beside it: the same exchange with a request limit on its key, and with neither limit nor counters nor record.
 
 `--json` keeps the figures, `--check` compares with those that were kept, on the same machine and interpreter: it prints
 what moved by more than a tenth, and exits with status 1 where a step became slower by that.
@@ -18,10 +19,11 @@ import gc
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic, process_time
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -30,10 +32,12 @@ import fakes  # the documents that tests are written with
 from aigw import ledger
 from aigw.admit import MODEL
 from aigw.config import snapshot
+from aigw.counters import Counters
 from aigw.errors import Failure
 from aigw.forward import request_prefix
 from aigw.gateway import Gateway
 from aigw.policies import keys
+from aigw.proxy import exchange as proxying
 from aigw.proxy.admission import Memory
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.connection import Outbox
@@ -62,9 +66,14 @@ LINES = (
     b"x-stainless-retry-count: 0",
     b"Content-Length: %d" % len(BODY),
 )
+REQUEST = b"\r\n".join((b"POST /v1/chat/completions HTTP/1.1", *LINES)) + b"\r\n\r\n" + BODY
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 49\r\n\r\n" + b"x" * 49
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENT = b'fa\r\ndata: {"choices":[{"delta":{"content":"' + b"x" * 204 + b'"}}]}\n\n\r\n'
+
+
+LIMITED = "  with a request limit"
+UNCOUNTED = "  without limit, counters and log"
 
 
 class FakeTransport:
@@ -99,15 +108,29 @@ class NoLoop:
         pass
 
 
+class Uncounted:
+    """In the place of the counters."""
+
+    def count(self, *_: object) -> None:
+        pass
+
+
+class Step(NamedTuple):
+    name: str
+    call: Callable[[], Any]
+    where: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
 class Rig:
     """A gateway with one client and one idle upstream connection, both on fake transports."""
 
-    def __init__(self) -> None:
+    def __init__(self, *limits: Any) -> None:
+        """`limits` are the key's."""
         self.records: list[bytes] = []
         self.gateway = Gateway(asyncio.new_event_loop(), self.records.append, version="micro")
         self.gateway.outbox = Outbox(cast(asyncio.AbstractEventLoop, NoLoop()), self.gateway.report)
         target = fakes.target("http://127.0.0.1:9000/v1", api_key="sk-upstream")
-        tenant = fakes.gateway(auth="keys", keys={"bench": fakes.key("sk-aigw-benchmark")})
+        tenant = fakes.gateway(auth="keys", keys={"bench": fakes.key("sk-aigw-benchmark", limits=list(limits))})
         document = fakes.document({"up": fakes.upstream(target)}, gateways={"default": tenant})
         self.gateway.apply(snapshot.compile(document, 1))
         self.client = ClientConnection(self.gateway)
@@ -124,14 +147,28 @@ class Rig:
         self.gateway.outbox.flush()
         self.records.clear()
 
-    def request(self, *more: bytes) -> bytes:
-        return b"\r\n".join((b"POST /v1/chat/completions HTTP/1.1", *LINES, *more)) + b"\r\n\r\n" + BODY
+    def exchange(self) -> None:
+        self.client.data_received(REQUEST)
+        self.upstream.data_received(ANSWER)
+        self.end_turn()
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Nothing is counted and nothing recorded."""
+        counts, self.gateway.counters = self.gateway.counters, cast(Counters, Uncounted())
+        writes, proxying.record = proxying.record, lambda *_: b""  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            self.gateway.counters = counts
+            proxying.record = writes
 
     def fresh_request(self) -> bytes:
         """A head no other is equal to: a request id and a trace id, as an instrumented client sends them."""
         self.count += 1
         trace = b"traceparent: 00-%032x-%016x-01" % (self.count, self.count)
-        return self.request(b"x-request-id: req-%032x" % self.count, trace)
+        more = b"\r\nx-request-id: req-%032x\r\n%b\r\n\r\n" % (self.count, trace)
+        return REQUEST.replace(b"\r\n\r\n", more)
 
 
 def best(step: Callable[[], Any], rounds: int, count: int) -> float:
@@ -145,18 +182,12 @@ def best(step: Callable[[], Any], rounds: int, count: int) -> float:
     return lowest / count * 1e6
 
 
-def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
+def steps(rig: Rig) -> list[Step]:
     gateway = rig.gateway
     config = gateway.snapshot
-    raw = rig.request()
-    block = raw[: raw.index(b"\r\n\r\n")]
+    block = REQUEST[: REQUEST.index(b"\r\n\r\n")]
     answer_block = ANSWER[: ANSWER.index(b"\r\n\r\n")]
     following = itertools.cycle([rig.fresh_request() for _ in range(40_000)])
-
-    def exchange() -> None:
-        rig.client.data_received(raw)
-        rig.upstream.data_received(ANSWER)
-        rig.end_turn()
 
     def fresh_exchange() -> None:
         rig.client.data_received(next(following))
@@ -164,7 +195,7 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
         rig.end_turn()
 
     def stream() -> None:
-        rig.client.data_received(raw)
+        rig.client.data_received(REQUEST)
         received = rig.upstream.data_received
         received(STREAM)
         for _ in range(50):
@@ -175,7 +206,7 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
     def last_head(given: bytes) -> Any:
         return gateway.requests.parse(given, config.head_bounds)
 
-    exchange()
+    rig.exchange()
     head = last_head(block)
     found = match(config, head)
     assert not isinstance(found, Failure)
@@ -192,8 +223,11 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
     done.admission.candidate = candidate
     done.admission.described = ledger.describe(done.admission, candidate, done.model)
     done.status, done.head_at, done.sent_at, done.acquiring_at = 200, 1.1, 1.05, 1.05
-    return [
-        ("exchange, heads that repeat", exchange),
+    limited = Rig(fakes.limit("requests", 1_000_000_000, 60.0, "key"))
+    table: list[Any] = [
+        ("exchange, heads that repeat", rig.exchange),
+        (LIMITED, limited.exchange),
+        (UNCOUNTED, rig.exchange, rig.uncounted),
         ("exchange, heads that never repeat", fresh_exchange),
         ("stream of 50 events", stream),
         ("  parse the request's head", lambda: last_head(block)),
@@ -208,6 +242,7 @@ def steps(rig: Rig) -> list[tuple[str, Callable[[], Any]]]:
         ("  write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2, None)),
         ("  (an empty call)", lambda: None),
     ]
+    return [Step(*row) for row in table]
 
 
 MOVED = 0.1  # of a figure: less is noise
@@ -242,15 +277,17 @@ def main() -> int:
     gc.freeze()
     gc.disable()
     if arguments.profile:
-        profile(table[0][1], arguments.count * 5)
+        profile(table[0].call, arguments.count * 5)
         return 0
     print(f"CPython {sys.version}")
     print("microseconds, best of rounds")
     figures = {}
-    for name, step in table:
+    for name, step, where in table:
         count = max(arguments.count // 10, 1) if name.startswith("stream") else arguments.count
-        figure = figures[name.strip()] = best(step, arguments.rounds, count)
+        with where():
+            figure = figures[name.strip()] = best(step, arguments.rounds, count)
         print(f"{figure:9.2f}  {name}")
+    print(f"{figures[LIMITED.strip()] - figures[UNCOUNTED.strip()]:9.2f}  one request limit, counters and log together")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     if arguments.check:

@@ -44,10 +44,10 @@ class Allowance:
     def __repr__(self) -> str:
         return f"<Allowance {self.limit!r}>"
 
-    def lines(self, left: int, dialect: str, now: float, wall: float) -> bytes:
+    def lines(self, left: int, dialect: str, now: float, wall_offset: float) -> bytes:
         """Header lines, each with CRLF, in the forms of OpenAI or Anthropic."""
         if now >= self._said_until or dialect != self._said_for:
-            self._say(dialect, now, wall)
+            self._say(dialect, now, now + wall_offset)
         begin, end = self._end
         return b"%b%d%b" % (begin, left, end)
 

@@ -190,7 +190,10 @@ class Exchange:
                 source = "kept"
             if admission.total is not None:  # or what the model says, once it is known
                 self.client.total = self.started + admission.total
-        if admission.is_special and self._answered():
+        if admission.is_special:
+            if self._answered():
+                return
+        elif admission.limits and not self._is_admitted():
             return
         if source == "body" and length is not None and length > self.snapshot.body_bound:
             self.reply(too_large(self.snapshot.body_bound))
@@ -226,17 +229,22 @@ class Exchange:
         failure = admission.failure
         if admission.head.line.path in PROBES and answers.probe(self):
             return True
-        if failure is None and admission.limits:
-            taken = self.gateway.limits.admit(self, self.started)
-            if isinstance(taken, Failure):
-                failure = taken
-            else:
-                self.taken = taken
+        if failure is None and admission.limits and not self._is_admitted():
+            return True
         if failure is None and admission.is_listing:
             failure = answers.models(self)
         if failure is not None:
             self.reply(failure)
         return self.ended
+
+    def _is_admitted(self) -> bool:
+        """Whether the limits of the head leave room; else it is answered."""
+        taken = self.gateway.limits.admit(self, self.started)
+        if isinstance(taken, Failure):
+            self.reply(taken)
+            return False
+        self.taken = taken
+        return True
 
     def read(self, whole: bytes) -> None:
         """The body is complete, and names the model as a member of its JSON."""
@@ -491,6 +499,7 @@ class Exchange:
             client.break_resets = framing == CLOSE_BODY
         if response.candidate is not candidate:
             response.prefix = response_prefix(response, candidate, says_aigw=self.snapshot.says_aigw)
+            response.limitless = b""
             response.candidate = candidate
         said = self._timing() if self.snapshot.says_timing else b""
         prefix = response.prefix
@@ -499,7 +508,7 @@ class Exchange:
             lines = self.gateway.limits.lines(taken, self.admission.dialect, now)
             if lines:
                 said += lines
-                prefix = without_limits(prefix)
+                prefix = response.limitless or self._limitless(response)
         if framing == CHUNKED_BODY:
             said += b"transfer-encoding: chunked\r\n"
             if response.length >= 0:  # it was patched, and is not so long any more
@@ -513,6 +522,11 @@ class Exchange:
         if not client.write_paused:
             client.runs = AWAITING_MORE
             client.deadline = now + candidate.idle
+
+    def _limitless(self, response: ResponseHead) -> bytes:
+        """What it says of limits is the gateway's."""
+        response.limitless = without_limits(response.prefix)
+        return response.limitless
 
     def _timing(self) -> bytes:
         """A Server-Timing line (W3C Server Timing; durations in milliseconds). Waiting is said where there was any:

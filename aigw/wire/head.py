@@ -174,7 +174,8 @@ class ResponseHead:
     """One response's head. `length` is -1 where none was said; which body follows is `framing.body_of`'s decision.
 
     Heads that repeat are one object (see `ResponseParser`). `candidate` and `prefix` remember what was written to a
-    client for it (see `Exchange.respond`), `way` how its body is read.
+    client for it (see `Exchange.respond`), `limitless` the same without the upstream's limits, `way` how its body is
+    read.
     """
 
     __slots__ = (
@@ -188,6 +189,7 @@ class ResponseHead:
         "keep_alive",
         "kept",
         "length",
+        "limitless",
         "minor",
         "own_id",
         "prefix",
@@ -214,6 +216,7 @@ class ResponseHead:
         self.content_encoding = b""
         self.candidate: object = None
         self.prefix = b""
+        self.limitless = b""
         self.way = -1  # how its usage is read (see `proxy.taps`); -1 until that was asked
 
     def __repr__(self) -> str:
