@@ -36,6 +36,7 @@ from aigw.errors import (
     CONNECT_FAILED,
     CONNECT_TIMEOUT,
     FIRST_BYTE_TIMEOUT,
+    NO_CAPACITY,
     NO_TARGET,
     SEND_TIMEOUT,
     UPSTREAM_CREDENTIAL_REFUSED,
@@ -313,7 +314,7 @@ class Counters:
             gateway, rule = match.gateway.name, match.rule.name
             if admission.key is not None:
                 key, group = admission.key.name, admission.key.group or UNKNOWN
-            if candidate is not None or (failure is not None and failure.kind is NO_TARGET):
+            if candidate is not None or (failure is not None and failure.kind in (NO_TARGET, NO_CAPACITY)):
                 found = find(match, admission.dialect, admission.key, exchange.model)  # as it was found before
                 if isinstance(found, Resolved):
                     model, upstream = found.entry or UNKNOWN, part(found, exchange.request_id).upstream.name

@@ -62,6 +62,7 @@ TOO_MANY_CONNECTIONS: Final = Kind("too_many_connections", 503, "gateway", retry
 TOO_MUCH_COLLECTED: Final = Kind("too_much_collected", 503, "gateway", retry=True)
 DRAINING: Final = Kind("draining", 503, "gateway", retry=True)
 QUEUE_TIMEOUT: Final = Kind("queue_timeout", 503, "gateway", retry=True)
+NO_CAPACITY: Final = Kind("no_capacity", 503, "gateway", retry=True, cause="connect")
 
 # The upstream's doing -------------------------------------------------------------------------------------------
 CONNECT_FAILED: Final = Kind("connect_failed", 502, "upstream", retry=True, end="failed", cause="connect")

@@ -8,6 +8,7 @@ way everywhere. No clock, no socket, no file.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Final, NamedTuple, Protocol
 
 from aigw.admit import (
@@ -25,13 +26,16 @@ from aigw.admit import (
     touches_state,
     unlisted,
 )
+from aigw.config.limits import Limit
 from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Plan, Resolved, Snapshot, Target, Upstream
 from aigw.counters import Standing
 from aigw.errors import Failure, Refused
 from aigw.forward import request_message, request_prefix
 from aigw.meters import Meters
-from aigw.policies.allowance import whose
-from aigw.policies.estimate import Estimate, estimate
+from aigw.policies import attempts
+from aigw.policies.allowance import said, wait_text, whose
+from aigw.policies.attempts import Full
+from aigw.policies.estimate import NOTHING, Estimate, estimate
 from aigw.policies.limits import Limits
 from aigw.providers import CREDENTIAL_HEADERS
 from aigw.route import View, choose, find, part, plan, speaks
@@ -101,6 +105,9 @@ class _Unknown:
     def out_until(self, target: Target) -> float:
         return 0.0
 
+    def full(self, candidate: Candidate, asker: attempts.Asker | None) -> Full | None:
+        return None
+
 
 class Present(View, Protocol):
     """A view that also knows why a target is out."""
@@ -111,15 +118,22 @@ class Present(View, Protocol):
 class _Asker:
     """Who sent the sample, as far as that is known: not where from."""
 
-    def __init__(self, admission: Admission, body: bytes) -> None:
+    def __init__(self, admission: Admission, body: bytes, estimate: Estimate) -> None:
         self._admission = admission
         self._body = body
+        self._estimate = estimate
 
     def affinity(self, on: str) -> bytes:
         return affinity(self._admission, b"", b"", on)
 
     def is_bound(self) -> bool:
         return touches_state(self._admission, self._body)
+
+    def estimate(self) -> Estimate:
+        return self._estimate
+
+    def returns(self, limit: Limit) -> int:
+        return 0
 
 
 class Moment(NamedTuple):
@@ -204,7 +218,10 @@ def _route(snapshot: Snapshot, done: Explained, admission: Admission, view: View
         return
     done.resolved = resolved
     head = admission.head
-    asker = done.asker = _Asker(admission, done.body)
+    guess = NOTHING
+    if admission.is_counted and resolved.upstream.dialects:
+        guess = estimate(len(done.body), done.members, is_form=admission.source == "form")
+    asker = done.asker = _Asker(admission, done.body, guess)
     resolved = done.part = part(resolved, head.request_id) if head.request_id else _heaviest(resolved)
     done.planned = plan(admission.found, admission.key, done.resolved)
     done.is_bound = admission.source == "body" and is_bound(done.body, members)
@@ -257,7 +274,7 @@ def _elsewhere(done: Explained, admission: Admission, view: View, failure: Failu
 class _Words:
     """The decision as plain data, each part with its reason."""
 
-    __slots__ = ("_done", "_limits", "_moment", "_sample", "_snapshot", "_view")
+    __slots__ = ("_done", "_full", "_limits", "_moment", "_sample", "_snapshot", "_view")
 
     def __init__(
         self, snapshot: Snapshot, sample: Sample, done: Explained, view: Present | None, moment: Moment | None
@@ -267,7 +284,14 @@ class _Words:
         self._done = done
         self._view = view
         self._moment = moment
+        self._full = {} if view is None or done.part is None else self._used_up(view, done.part)
         self._limits = self._look() if done.resolved is not None else []
+
+    def _used_up(self, view: Present, resolved: Resolved) -> dict[Target, Full]:
+        """Targets that have no room for it within their limits."""
+        limited = [candidate for candidate in resolved.candidates if candidate.is_limited]
+        found = {candidate.target: view.full(candidate, self._done.asker) for candidate in limited}
+        return {target: full for target, full in found.items() if full is not None}
 
     def _look(self) -> list[dict[str, Any]]:
         """What each limit says that applies; the first one that leaves no room becomes the refusal."""
@@ -276,9 +300,8 @@ class _Words:
         assert done.resolved is not None
         admission, resolved = done.admission, done.resolved
         limits, now = moment or (Limits(Meters(Cells.private(), 0), lambda *_: None), 0.0)
-        guess = estimate(len(done.body), done.members, is_form=admission.source == "form")
-        if not admission.is_counted or not resolved.upstream.dialects:
-            guess = Estimate(0, 0)
+        assert done.asker is not None
+        guess = done.asker.estimate()
         said = []
         for allowance, need, left in limits.applying(_Asking(admission), resolved, guess, now):
             limit = allowance.limit
@@ -375,7 +398,9 @@ class _Words:
 
     def _fallback(self, resolved: Resolved, admission: Admission) -> dict[str, Any]:
         """A model that may be tried next; they stand in their order."""
-        targets = [one.target.name for one in resolved.candidates if one.target.weight]
+        there = [one.target for one in resolved.candidates if one.target.weight]
+        targets = [target.name for target in there]
+        full = {} if self._view is None else self._used_up(self._view, resolved)
         why = "tried when what came before has failed"
         if self._done.is_bound:
             why = "no candidate: the request refers to what another provider keeps"
@@ -383,6 +408,8 @@ class _Words:
             why = f"no candidate: it does not speak {admission.dialect}'s API"
         elif not targets:
             why = "no candidate: all of its targets have weight 0"
+        elif all(target in full for target in there):
+            why = "no candidate: the limits of its targets are used up"
         sent = [one.sent for one in resolved.candidates][:1]
         return {
             "entry": resolved.entry,
@@ -396,7 +423,8 @@ class _Words:
     def _is_sure(self, upstream: Upstream, is_bound: bool) -> bool:
         """Whether a worker would choose the same: not by its own turns or by chance, nor by what is not known here."""
         view = self._view
-        there = [t for t in upstream.targets if t.weight and (view is None or not view.out_until(t))]
+        full = self._full
+        there = [t for t in upstream.targets if t.weight and t not in full and (view is None or not view.out_until(t))]
         if len(there) <= 1:  # if there is none, who is back first is asked
             return True
         admission = self._done.admission
@@ -418,6 +446,12 @@ class _Words:
         if view is not None and view.out_until(target):
             state, _, why = view.standing(target)
             return f"{state}{': ' if why else ''}{why}{'; the others are out for longer' if is_chosen else ''}"
+        if target in self._full:
+            limit, seconds = self._full[target]
+            what = f"no candidate: {limit.label} (at most {said(limit, limit.amount).partition(' ')[0]})"
+            if seconds == inf:
+                return f"{what} is less than this request may use"
+            return f"{what} is used up; there is room in {wait_text(seconds)}"
         if total == target.weight:
             return "the only target" if len(upstream.targets) == 1 else "the only target with a weight"
         share = f"{target.weight} of {total}"

@@ -22,6 +22,7 @@ from aigw.counters import IN_FLIGHT, TALLIES, Counters, Tally, TargetStates, cle
 from aigw.errors import BAD_REQUEST, Failure
 from aigw.ledger import refusal
 from aigw.meters import Meters
+from aigw.policies.attempts import Asker, Attempts, Full
 from aigw.policies.clients import Proxies
 from aigw.policies.limits import Limits
 from aigw.proxy import answers
@@ -90,6 +91,7 @@ class Gateway:
         self._targets = TargetStates(self.row, series)
         self._meters = Meters(cells, number)
         self.limits = Limits(self._meters, self.counters.limited)
+        self.attempts = Attempts(self._meters, self.counters.limited)
         self._dialler = Dialler(loop, mock_socket)
         self.health = Health(loop, self._dialler, self.row, series, self._peers, log)
         self._descriptors = descriptors
@@ -170,6 +172,7 @@ class Gateway:
         self.admissions = Admissions(snapshot, self.requests)
         self.responses = ResponseParser()  # what it remembers was checked against the bounds of its snapshot
         self.limits.forget()
+        self.attempts.forget()
         self.snapshot = snapshot
         self.health.apply(snapshot)
         self.row[GENERATION] = snapshot.generation
@@ -380,6 +383,9 @@ class Gateway:
 
     def out_until(self, target: Target) -> float:
         return self.health.out_until(target)
+
+    def full(self, candidate: Candidate, asker: Asker | None) -> Full | None:
+        return self.attempts.full(candidate, asker, monotonic())
 
     def advance(self, upstream: Upstream) -> None:
         """A choice was made for the upstream: the next one is another's turn."""

@@ -8,7 +8,7 @@ cursor afterwards. No clock, no socket.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Final, Protocol
@@ -34,13 +34,16 @@ from aigw.errors import (
     MISSING_MODEL,
     MODEL_NOT_ALLOWED,
     MODEL_NOT_FOUND,
+    NO_CAPACITY,
     NO_GATEWAY,
     NO_RULE,
     NO_TARGET,
     RESOURCE_NOT_ALLOWED,
     Failure,
 )
-from aigw.policies import balance
+from aigw.policies import attempts, balance
+from aigw.policies.allowance import SOON, retry_lines, wait_text
+from aigw.policies.attempts import Full
 from aigw.providers.endpoints import base_url_hint, classify
 from aigw.wire.head import RequestHead, RequestLine
 
@@ -74,9 +77,13 @@ class View(Protocol):
         is down: its probes fail, or connects to it time out."""
         ...
 
+    def full(self, candidate: Candidate, asker: Asker | None) -> Full | None:
+        """Which limit of its upstream or target leaves no room for another attempt; asked only of those with limits."""
+        ...
 
-class Asker(Protocol):
-    """Who asks, for what goes by that. Neither is called where nothing does."""
+
+class Asker(attempts.Asker, Protocol):
+    """Who asks, for what goes by that. None of it is called where nothing does."""
 
     def affinity(self, on: str) -> bytes:
         """The text to hash: `on` is key, ip or header:NAME."""
@@ -236,6 +243,8 @@ def choose(
 
     What a provider keeps is bound to the credential that it was made with: where targets have their own, such requests
     go by a hash of the key, whatever the balance. Without an `asker` (who asks is not known) nothing is hashed.
+
+    A limit means what it says: who is full is not asked even as the last one, unlike one that rests.
     """
     upstream = resolved.upstream
     sequence = upstream.sequence
@@ -245,17 +254,22 @@ def choose(
     is_bound = upstream.binds and asker is not None and asker.is_bound()
     if kind == "round_robin" and not is_bound and not tried:
         candidate = resolved.candidates[sequence[view.cursor(upstream) % len(sequence)]]
-        if not view.out_until(candidate.target):
+        if not view.out_until(candidate.target) and not (candidate.is_limited and view.full(candidate, asker)):
             return candidate
-    left = _left(resolved, view, tried)
+    weighted = [candidate for candidate in resolved.candidates if candidate.target.weight]
+    full = {} if is_bound else _full(weighted, view, asker)
+    left = _left([candidate for candidate in weighted if candidate not in full], view, tried)
     if not left:
-        return down(upstream)
-    if len(left) == 1:
-        return left[0]
+        there = [found for one, found in full.items() if view.out_until(one.target) != inf]
+        return _no_room(upstream, there) if there else down(upstream)
     weights = [candidate.target.weight for candidate in left]
     names = [candidate.target.name for candidate in left]
     if is_bound and asker is not None:  # it is there or nowhere, however much else there is to do
-        return left[balance.ranked(names, weights, asker.affinity("key"))[0]]
+        home = left[balance.ranked(names, weights, asker.affinity("key"))[0]]
+        found = view.full(home, asker) if home.is_limited else None
+        return home if found is None else _no_room(upstream, [found])
+    if len(left) == 1:
+        return left[0]
     if kind == "round_robin":
         return left[balance.turn(weights, view.cursor(upstream))]
     loads = [view.in_flight(candidate.target) for candidate in left]
@@ -271,14 +285,36 @@ def down(upstream: Upstream) -> Failure:
     return Failure(NO_TARGET, f"every target of the upstream {upstream.name!r} is down; try again later")
 
 
-def _left(resolved: Resolved, view: View, tried: Collection[Candidate]) -> list[Candidate]:
+def _full(candidates: Iterable[Candidate], view: View, asker: Asker | None) -> dict[Candidate, Full]:
+    """Those of which a limit is used up: not even the last one is asked then."""
+    found = {candidate: view.full(candidate, asker) for candidate in candidates if candidate.is_limited}
+    return {candidate: full for candidate, full in found.items() if full is not None}
+
+
+def _left(candidates: Iterable[Candidate], view: View, tried: Collection[Candidate]) -> list[Candidate]:
     """Who may be asked: those in service, else of those that rest the one that is back first. None: all are down."""
-    out = [
-        (view.out_until(candidate.target), candidate) for candidate in resolved.candidates if candidate.target.weight
-    ]
+    out = [(view.out_until(candidate.target), candidate) for candidate in candidates]
     there = [(until, candidate) for until, candidate in out if not until]
     left = there or [(until, candidate) for until, candidate in out if until != inf]
     left = [(until, candidate) for until, candidate in left if candidate not in tried] or left
     if not there and left:
         return [min(left, key=lambda pair: pair[0])[1]]
     return [candidate for _, candidate in left]
+
+
+def _no_room(upstream: Upstream, full: Sequence[Full]) -> Failure:
+    """Those targets that are there are full, by these limits; the first that is not any more says when."""
+    limit, seconds = min(full, key=lambda found: found.seconds)
+    if seconds == inf:
+        return Failure(
+            NO_CAPACITY,
+            f"this request may use more than the limits of the upstream {upstream.name!r} ever leave ({limit.label}); "
+            "send less, or bound the answer (max_tokens)",
+            limit=limit.label,
+            lines=(b"x-should-retry: false",),
+        )
+    message = f"no target of the upstream {upstream.name!r} has room within its limits ({limit.label})"
+    lines = retry_lines(seconds)
+    if isinstance(limit.window, str) and seconds > SOON:  # a budget, which no SDK waits for
+        lines.append(b"x-should-retry: false")
+    return Failure(NO_CAPACITY, f"{message}; try again in {wait_text(seconds)}", limit=limit.label, lines=tuple(lines))

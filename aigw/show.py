@@ -142,6 +142,13 @@ def _health(values: Mapping[str, Any]) -> str:
     return f", {values['state']}: {values['why'] or 'no reason is known'}{left}"
 
 
+def _left(limit: Mapping[str, Any]) -> str:
+    left, amount = limit["left"], limit["amount"]
+    if limit["unit"] == "cost":
+        left, amount = f"${left / 1e9:g}", f"${amount / 1e9:g}"
+    return f"{left} of {amount} left{', counted only' if limit['shadow'] else ''}"
+
+
 def _targets(upstreams: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     names = [f"{name}/{target}" for name, targets in upstreams.items() for target in targets]
     width = max(map(len, names), default=0)
@@ -150,6 +157,7 @@ def _targets(upstreams: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[s
         f"  {name:<{width}}  {values['busy']} busy, {values['idle']} idle, {values['waiting']} waiting"
         + ("" if values["weight"] else ", weight 0")
         + _health(values)
+        + "".join(f"; {limit['limit']}: {_left(limit)}" for limit in values.get("limits", ()))
         for name, values in zip(names, entries, strict=True)
     ]
 

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aigw import shared
+from aigw.config.limits import Limit, limits_of
 from aigw.config.snapshot import target_text
 from aigw.counters import (
     BUSY,
@@ -29,10 +30,13 @@ from aigw.counters import (
     Standing,
     standing,
 )
+from aigw.policies.allowance import bind
+from aigw.policies.attempts import Asker, Attempts, Full
 from aigw.shared import Cells
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Target, Upstream
+    from aigw.config.snapshot import Candidate, Target, Upstream
+    from aigw.meters import Meters
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ def standings(cells: Cells, document: Mapping[str, Any]) -> dict[bytes, Standing
 class Present:
     """The workers' moment, as explaining sees it; not what each of them has for itself: turns, chance."""
 
-    def __init__(self, cells: Cells, document: Mapping[str, Any]) -> None:
+    def __init__(self, cells: Cells, document: Mapping[str, Any], meters: Meters) -> None:
+        """`meters` are the process's own."""
+        self._attempts = Attempts(meters, lambda *_: None)
         self._standings = standings(cells, document)
         self._in_flight: dict[bytes, int] = {}
         for text, values in states(cells).items():
@@ -115,6 +121,9 @@ class Present:
 
     def out_until(self, target: Target) -> float:
         return self.standing(target).until
+
+    def full(self, candidate: Candidate, asker: Asker | None) -> Full | None:
+        return self._attempts.full(candidate, asker, monotonic())
 
     def standing(self, target: Target) -> Standing:
         return self._standings.get(target.text, IN_SERVICE)
@@ -146,8 +155,8 @@ def descriptors(pid: int) -> int | None:
         return None
 
 
-def status(facts: Facts, cells: Cells) -> dict[str, Any]:
-    """Plain data for JSON: names, numbers and errors of the config, no credential."""
+def status(facts: Facts, cells: Cells, meters: Meters) -> dict[str, Any]:
+    """Plain data for JSON: names, numbers and errors of the config, no credential. `meters` are the process's own."""
     open_now = connections(cells)
     sides: dict[str, dict[str, int]] = {"client": {}, "upstream": {}}
     for (side, state), count in open_now.items():
@@ -180,11 +189,11 @@ def status(facts: Facts, cells: Cells) -> dict[str, Any]:
         },
         "log_dropped": dropped(facts, cells),
         "usage_store": {"path": facts.usage_store, "error": facts.usage_error or None},
-        "upstreams": _upstreams(facts, cells),
+        "upstreams": _upstreams(facts, cells, meters),
     }
 
 
-def _upstreams(facts: Facts, cells: Cells) -> dict[str, dict[str, dict[str, Any]]]:
+def _upstreams(facts: Facts, cells: Cells, meters: Meters) -> dict[str, dict[str, dict[str, Any]]]:
     found = states(cells)
     health = standings(cells, facts.document)
     now = monotonic()
@@ -206,7 +215,23 @@ def _upstreams(facts: Facts, cells: Cells) -> dict[str, dict[str, dict[str, Any]
                 entry["why"] = why
             if 0.0 < until < inf:
                 entry["seconds_left"] = round(max(until - now, 0.0), 1)
+            limits = limits_of("upstream", (name,), upstream["limits"])
+            limits += limits_of("target", (name, target["name"]), target.get("limits", ()))
+            if limits:
+                entry["limits"] = [_left(limit, meters, now) for limit in limits]
     return upstreams
+
+
+def _left(limit: Limit, meters: Meters, now: float) -> dict[str, Any]:
+    """Money is in nano-dollars."""
+    left = max(limit.amount - bind(meters, limit, b"").meter.used(now), 0)
+    return {
+        "limit": limit.label,
+        "unit": limit.unit,
+        "amount": limit.amount,
+        "left": left,
+        "shadow": limit.shadow,
+    }
 
 
 def _targets(upstream: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -354,7 +354,7 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         from aigw.status import status
 
-        return status(self.facts, self._cells) | {"ready": self.is_ready}
+        return status(self.facts, self._cells, self._own_meters()) | {"ready": self.is_ready}
 
     def metrics(self) -> tuple[bytes, bytes]:
         """Content type and text."""
@@ -391,8 +391,9 @@ class Supervisor:
 
         if self._snapshot is None or self._snapshot.generation != self.generation:
             self._snapshot = snapshot.compile(self._served.document, self.generation)
-        present = Present(self._cells, self._served.document)
-        moment = Moment(Limits(self._own_meters(), lambda *_: None), time.monotonic())
+        own = self._own_meters()
+        present = Present(self._cells, self._served.document, own)
+        moment = Moment(Limits(own, lambda *_: None), time.monotonic())
         return explain(self._snapshot, sample_of(self._snapshot, sample, record), time.time(), present, moment)
 
     # --- what the admin API asks

@@ -55,3 +55,6 @@ class Tokens(NamedTuple):
     def known(self) -> dict[str, int]:
         """The counts that are known, by their names in the access log."""
         return {name: count for name, count in zip(CLASSES, self, strict=False) if count is not None}
+
+
+NO_TOKENS: Final = Tokens(0, 0)  # of an answer that used none

@@ -6,17 +6,18 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import pytest
-from fakes import document, gateway, key, model, rule, target, upstream
+from fakes import document, gateway, key, limit, model, rule, target, upstream
 
 from aigw import errors, route
 from aigw.admit import Admission, admit, affinity, touches_state
 from aigw.config import snapshot
 from aigw.config.snapshot import Candidate, Resolved, Snapshot, Target, Upstream
 from aigw.policies import balance
+from aigw.policies.attempts import Full
 from aigw.wire.head import RequestParser
 
 URL = "http://127.0.0.1:1"
@@ -33,6 +34,7 @@ class World:
         self.found: Resolved = found
         self.load: Counter[str] = Counter()
         self.out: dict[str, float] = {}
+        self.no_room: dict[str, float] = {}  # for how many seconds
         self.turn = 0
         self.chance = random.Random(20)
         self.text = b""
@@ -48,6 +50,10 @@ class World:
 
     def out_until(self, target: Target) -> float:
         return self.out.get(target.name, 0.0)
+
+    def full(self, candidate: Candidate, asker: route.Asker | None) -> Full | None:
+        seconds = self.no_room.get(candidate.target.name)
+        return None if seconds is None else Full(candidate.target.limits[0], seconds)
 
     def affinity(self, on: str) -> bytes:
         return self.text
@@ -221,6 +227,32 @@ def test_where_all_rest_the_one_that_is_back_first_is_asked_and_none_that_is_dow
         errors.NO_TARGET,
         "every target of the upstream 'up' is down; try again later",
     )
+
+
+@pytest.mark.parametrize("kind", ["round_robin", "least_connections", "random", "hash"])
+def test_who_is_full_is_asked_by_nobody_and_not_even_as_the_last_one(kind: str) -> None:
+    world = World(kind, {"a": 1, "b": 1, "c": 1}, limits=[limit("requests", 5, 60.0, "upstream")])
+    targets = {candidate.target.name: candidate for candidate in world.found.candidates}
+    world.no_room = {"a": 5.0}
+    assert set(world.many(40)) == {"b", "c"}
+    assert world.choose([targets["b"]]) == "c"
+    assert world.choose(list(targets.values())) in ("b", "c")
+    world.no_room = {"a": 5.0, "b": 7.0}
+    world.out = {"c": 30.0}  # who rests has room
+    assert world.choose() == "c"
+    world.out = {"c": inf}
+    failure = route.choose(world.found, world, (), world)
+    assert isinstance(failure, errors.Failure)
+    assert (failure.kind, failure.lines[0]) == (errors.NO_CAPACITY, b"retry-after: 5")
+    world.out = {"a": inf, "b": 30.0}
+    world.no_room = {"a": 5.0, "b": 7.0, "c": inf}
+    failure = route.choose(world.found, world, (), world)
+    assert isinstance(failure, errors.Failure)
+    assert (failure.kind, failure.lines[0]) == (errors.NO_CAPACITY, b"retry-after: 7")  # when b has room
+    world.out = dict.fromkeys("abc", inf)
+    failure = route.choose(world.found, world, (), world)
+    assert isinstance(failure, errors.Failure)
+    assert failure.kind is errors.NO_TARGET
 
 
 # splits ---------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +24,12 @@ from aigw.config import snapshot
 from aigw.counters import IN_SERVICE, Standing
 from aigw.explain import MASK, NEW_ID, Moment, decide, explain
 from aigw.meters import Meters
+from aigw.policies.attempts import Attempts
+from aigw.policies.estimate import Estimate
 from aigw.policies.limits import Limits
 from aigw.sample import Sample, SampleError, message, sample_of
 from aigw.shared import SUPERVISOR, Cells
+from aigw.status import Present
 
 SECRET = "sk-upstream-secret"  # of upstreams
 KEYS = {
@@ -517,6 +521,48 @@ def test_who_is_out_is_no_candidate_and_it_says_why() -> None:
     plan, why = planned("least_connections", now)
     assert plan["refusal"]["code"] == "no_target"
     assert why["c"] == (False, "down: it answered 500")
+
+
+def test_who_is_full_is_no_candidate_and_it_says_why() -> None:
+    targets = [
+        target("http://127.0.0.1:1", "a", limits=[limit("tokens", 100, 3600.0, "target")]),
+        target("http://127.0.0.1:2", "b", limits=[limit("concurrency", 1, None, "target")]),
+        target("http://127.0.0.1:3", "c"),
+    ]
+    config = document({"up": upstream(*targets), "other": upstream(target("http://127.0.0.1:4", "d"))})
+    config["gateways"]["default"]["models"] = {"m": model("up", fallback=["n"]), "n": model("other")}
+    config["upstreams"]["other"]["limits"] = [limit("requests", 1, "day", "upstream")]
+    compiled = snapshot.compile(config, 1)
+    cells = Cells.private()
+    worker = Attempts(Meters(cells, 0), lambda *_: None)
+    candidates = [*compiled.gateways["default"].find_model("m").candidates]
+    candidates += compiled.gateways["default"].find_model("n").candidates
+    now = monotonic()
+
+    def asked(max_tokens: int) -> tuple[dict[str, Any], dict[str, tuple[bool, str]]]:
+        body = b'{"model": "m", "max_tokens": %d}' % max_tokens
+        present = Present(cells, config, Meters(cells, SUPERVISOR))
+        plan = explain(compiled, Sample(path="/v1/chat/completions", body=body), 0.0, present)
+        return plan, {entry["target"]: (entry["chosen"], entry["why"]) for entry in plan["candidates"]}
+
+    _, why = asked(80)
+    assert {name: chosen for name, (chosen, _) in why.items()} == {"a": False, "b": False, "c": False}  # all have room
+    worker.take(candidates[1], Estimate(0, 0), "default", now)
+    plan, why = asked(93)
+    assert plan["head_to"] == "c"
+    assert why == {
+        "a": (False, "no candidate: tokens/1h per target (at most 100) is less than this request may use"),
+        "b": (False, "no candidate: concurrency per target (at most 1) is used up; there is room in 1s"),
+        "c": (True, "1 of 3 turns are its own"),
+    }
+    config["upstreams"]["up"]["targets"][2]["weight"] = 0
+    compiled = snapshot.compile(config, 2)
+    plan, why = asked(93)
+    assert (plan["outcome"], plan["head_to"]) == ("forwarded", "d")
+    worker.take(candidates[3], Estimate(0, 0), "default", now)
+    plan, why = asked(93)
+    assert plan["refusal"]["code"] == "no_capacity"
+    assert plan["fallbacks"][0]["why"] == "no candidate: the limits of its targets are used up"
 
 
 def test_the_least_busy_is_chosen_where_there_is_one() -> None:

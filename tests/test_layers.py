@@ -25,7 +25,8 @@ SERVING = [
     {"config.limits", "config.retry"},
     {"config.snapshot", "config.lines"},
     {"policies.balance", "policies.ejection"},
-    {"policies", "route", "forward"},
+    {"policies", "forward"},
+    {"route"},
     {"admit"},
     {"counters"},
     {"ledger"},
@@ -38,7 +39,7 @@ SERVING = [
 RUNNING = [
     {"config.problem"},
     {"config.values", "config.walk"},
-    {"config.interpolate", "config.findings", "config.netvalues", "config.later"},
+    {"config.interpolate", "config.findings", "config.netvalues"},
     {"config.checks", "config.loader"},
     {"config.edit.nodes", "config.edit.plain"},
     {"config.edit.match", "config.edit.place", "config.edit.style"},

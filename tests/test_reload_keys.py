@@ -22,7 +22,7 @@ import trustme
 from fakes import Answer, Connection, Running, Seen, Stub, get, in_turn, ok, post, running, stub, until
 from fakes import deaf as no_answer
 
-from aigw.config import later, schema, store
+from aigw.config import schema, store
 from aigw.proxy.health import Watched
 
 CHAT = "/v1/chat/completions"
@@ -440,14 +440,13 @@ def digest_of(key: str) -> str:
     return f'sha256: "{hashlib.sha256(key.encode()).hexdigest()}"'
 
 
-def limited(place: str) -> dict[str, tuple[str, str, Look]]:
-    """The cases of a `limits`, wherever it stands: `place` is a gateway's config with LIMITS in it."""
+def limited(where: str, place: str) -> dict[str, tuple[str, str, Look]]:
+    """The cases of a `limits`, wherever it stands: `place` is a config with LIMITS in it."""
 
     def with_limits(limits: str) -> str:
-        text = gateway(place.replace("LIMITS", f"limits: [{limits}]"))
-        return "prices: {gpt-4o: {input: 1, output: 1}}" + text
+        return "prices: {gpt-4o: {input: 1, output: 1}}" + place.replace("LIMITS", f"limits: [{limits}]")
 
-    return {
+    cases = {
         "requests": (with_limits(""), with_limits("{requests: 1/1h}"), twice),
         "tokens": (with_limits(""), with_limits("{tokens: 1/1h}"), twice),
         "input_tokens": (with_limits(""), with_limits("{input_tokens: 1/1h}"), twice),
@@ -455,8 +454,10 @@ def limited(place: str) -> dict[str, tuple[str, str, Look]]:
         "cost": (with_limits(""), with_limits("{cost: 0/day}"), twice),
         "concurrency": (with_limits(""), with_limits("{concurrency: 1}"), together),
         "shadow": (with_limits("{requests: 1/1h}"), with_limits("{requests: 1/1h, shadow: true}"), twice),
-        "per": (with_limits("{requests: 1/1h}"), with_limits('{requests: 1/1h, per: "header:x-who"}'), twice),
     }
+    if "upstreams" not in where:
+        cases["per"] = with_limits("{requests: 1/1h}"), with_limits('{requests: 1/1h, per: "header:x-who"}'), twice
+    return cases
 
 
 def grouped(name: str) -> str:
@@ -467,12 +468,14 @@ def grouped(name: str) -> str:
 
 
 COUNTED = "auth: none, models: {gpt-4o: up}, limits: [{requests: 9/1h}]"
-# where limits may stand, in a gateway
+# where limits may stand
 LIMITED = {
-    "gateways.*": f"{PLAIN}, LIMITS",
-    "gateways.*.keys.*": f"keys: {{k: {{{digest_of(KEY)}, LIMITS}}}}, models: {{gpt-4o: up}}",
-    "gateways.*.models.*": "auth: none, models: {gpt-4o: {upstream: up, LIMITS}}",
-    "gateways.*.rules.*": "auth: none, models: {gpt-4o: up}, rules: [{name: a, path: /*, LIMITS}]",
+    "gateways.*": gateway(f"{PLAIN}, LIMITS"),
+    "gateways.*.keys.*": gateway(f"keys: {{k: {{{digest_of(KEY)}, LIMITS}}}}, models: {{gpt-4o: up}}"),
+    "gateways.*.models.*": gateway("auth: none, models: {gpt-4o: {upstream: up, LIMITS}}"),
+    "gateways.*.rules.*": gateway("auth: none, models: {gpt-4o: up}, rules: [{name: a, path: /*, LIMITS}]"),
+    "upstreams.*": up(f"{AI}, LIMITS"),
+    "upstreams.*.targets.*": target("url: URL, LIMITS"),
 }
 # key: the config before and after, and where it shows
 CASES: dict[str, tuple[str, str, Look]] = {
@@ -780,7 +783,7 @@ CASES: dict[str, tuple[str, str, Look]] = {
     ),
 }  # fmt: skip
 for where, place in LIMITED.items():
-    CASES |= {f"{where}.limits.*.{unit}": case for unit, case in limited(place).items()}
+    CASES |= {f"{where}.limits.*.{unit}": case for unit, case in limited(where, place).items()}
 
 # A retry may stand on four levels: where each says it, and each of its keys without effect and with one.
 RETRIED: dict[str, Callable[[str], str]] = {
@@ -826,12 +829,9 @@ ELSEWHERE = {
 
 
 def leaves() -> set[str]:
-    """Keys that hold a value rather than further keys, and are available."""
+    """Keys that hold a value rather than further keys."""
     keys = schema.keys()
-    later_ones = {entry.pattern for entry in later.LATER}
-    held_back = {key for key in keys if any(key == one or key.startswith(one + ".") for one in later_ones)}
-    parents = {key.rpartition(".")[0].removesuffix(".*") for key in keys}
-    return keys - parents - (held_back - CASES.keys() - ELSEWHERE.keys())
+    return keys - {key.rpartition(".")[0].removesuffix(".*") for key in keys}
 
 
 def test_every_key_has_its_case() -> None:

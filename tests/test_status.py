@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from time import monotonic
+from typing import Any
 
 from counted import compile, config, counters, ejected, ended, made
+from fakes import limit
 
 from aigw import shared, show
-from aigw.shared import Cells
-from aigw.status import Facts, status
+from aigw.config import snapshot
+from aigw.meters import Meters
+from aigw.policies.allowance import bind
+from aigw.shared import SUPERVISOR, Cells
+from aigw.status import Facts
+from aigw.status import status as whole_status
 from aigw.tokens import Tokens
 
 __all__ = ["made"]
@@ -19,6 +26,10 @@ def facts(**fields: object) -> Facts:
     given = {"version": "1.2", "uptime": 93784.56, "generation": 3, "document": config(), "config": "config.yaml"}
     given |= {"listeners": ("127.0.0.1:8081",), "admin": ("http://127.0.0.1:8080",), "wanted": 2}
     return Facts(**(given | {"usage_store": "/x/usage.db"} | fields))
+
+
+def status(known: Facts, cells: Cells) -> dict[str, Any]:
+    return whole_status(known, cells, Meters(cells, SUPERVISOR))
 
 
 def serving(cells: Cells) -> None:
@@ -82,6 +93,41 @@ def test_a_target_that_is_out_and_why(made: Cells) -> None:
         line.replace("ejected: it answered 500, 12.5 s left", "down: its probes fail")
         in show.status(found).splitlines()
     )
+
+
+def test_what_is_left_of_limits(made: Cells) -> None:
+    """What workers took of an upstream's and a target's own, all of them together."""
+    document = config()
+    up = document["upstreams"]["up"]
+    up["limits"] = [limit("tokens", 1000, 60.0, "upstream")]
+    up["targets"][0] = up["targets"][0] | {
+        "limits": [limit("cost", 2_500_000_000, "day", "target"), limit("concurrency", 4, None, "target", shadow=True)]
+    }
+    target = snapshot.compile(document, 1).upstreams["up"].targets[0]
+    now = monotonic()
+    for number in (0, 1):
+        tokens, cost, level = [bind(Meters(made, number), limit, b"").meter for limit in target.limits]
+        for meter, count in ((tokens, 40), (cost, 600_000_000)):
+            meter.used(now)
+            meter.take(count, now)
+        level.used(now)
+        level.hold(1)
+    serving(made)
+    found = whole_status(facts(document=document), made, Meters(made, SUPERVISOR))
+    a, b = found["upstreams"]["up"]["a"], found["upstreams"]["up"]["b"]
+    assert b["limits"] == a["limits"][:1]
+    assert [(one["limit"], one["left"], one["amount"]) for one in a["limits"]] == [
+        ("tokens/1m per upstream", 920, 1000),
+        ("cost/day per target", 1_300_000_000, 2_500_000_000),
+        ("concurrency per target", 2, 4),
+    ]
+    lines = show.status(found).splitlines()
+    assert [line.partition("waiting")[2] for line in lines if " up/" in line] == [
+        "; tokens/1m per upstream: 920 of 1000 left; cost/day per target: $1.3 of $2.5 left; "
+        "concurrency per target: 2 of 4 left, counted only",
+        "; tokens/1m per upstream: 920 of 1000 left",
+    ]
+    assert not any("limits" in values for values in found["upstreams"]["none"].values())
 
 
 def test_no_credential_is_shown(made: Cells) -> None:

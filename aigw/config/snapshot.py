@@ -76,7 +76,8 @@ class Target:
         self.text = target_text(upstream.name, self.name)
         self.weight: int = spec["weight"]
         self.models: dict[str, str] = spec["model"]
-        self.limits = limits_of("target", (upstream.name, self.name), spec["limits"])
+        # what each attempt at it is measured by: the upstream's, and its own
+        self.limits = (*upstream.limits, *limits_of("target", (upstream.name, self.name), spec["limits"]))
         self.address, authority, self.base, self.tls = parse_url(spec["url"])
         tls = document["tls"]
         self.verify: bool = tls["verify"]
@@ -215,10 +216,23 @@ class Candidate:
 
     `sent` is the name the provider gets, None where the rule does not route by model; `answer` are the header lines
     that tell the client what answered. `watched`: how attempts end is of interest, since the target may be ejected.
-    `price` is None where it is not known what the model costs there.
+    `is_limited`: it is none while a limit of its upstream or target is used up. `price` is None where it is not known
+    what the model costs there.
     """
 
-    __slots__ = ("answer", "first_byte", "idle", "injects", "pool", "price", "renamed", "sent", "target", "watched")
+    __slots__ = (
+        "answer",
+        "first_byte",
+        "idle",
+        "injects",
+        "is_limited",
+        "pool",
+        "price",
+        "renamed",
+        "sent",
+        "target",
+        "watched",
+    )
 
     def __init__(self, target: Target, asked: str | None, sent: str | None) -> None:
         self.target = target
@@ -235,6 +249,7 @@ class Candidate:
         self.idle = target.upstream.timeouts.idle
         self.injects = target.upstream.injects
         self.watched = target.upstream.eject is not None
+        self.is_limited = bool(target.limits)
 
 
 # Said of what the first attempt answered; a replay is none. Later ones put their number there (`proxy.trying`).
@@ -250,7 +265,9 @@ class Resolved:
     request holds. `plan` stands in copies for one key and rule, where more than one attempt may be made for them.
 
     `parts` are those of a split, each with the sum of the weights up to it: which one is asked is `route.part`'s
-    decision, and what else stands here is then of no part. `dialects` are those that each part speaks.
+    decision, and what else stands here is then of no part. `dialects` are those that each part speaks. `is_limited`: a
+    candidate, or one of a part or of a fallback in the plan, has limits, so that it has to be known what a request may
+    use.
     """
 
     __slots__ = (
@@ -259,6 +276,7 @@ class Resolved:
         "entry",
         "fallbacks",
         "first_token",
+        "is_limited",
         "limits",
         "only",
         "parts",
@@ -273,8 +291,9 @@ class Resolved:
         self.dialects = upstream.dialects
         self.entry = entry  # the config's name of it, for metrics: never the client's text
         self.candidates = tuple(Candidate(target, asked, sent) for target in upstream.targets)
+        self.is_limited = any(candidate.is_limited for candidate in self.candidates)
         # the one candidate, where there is nothing to choose
-        is_alone = len(upstream.sequence) == 1 and upstream.health is None
+        is_alone = len(upstream.sequence) == 1 and upstream.health is None and not self.is_limited
         self.only = self.candidates[upstream.sequence[0]] if is_alone else None
         self.parts: tuple[tuple[int, Resolved], ...] = ()
         self.total: float | None = None
@@ -297,6 +316,7 @@ class Resolved:
         found.dialects = frozenset.intersection(*(part.dialects for _, part in summed))
         found.candidates = ()
         found.only = None
+        found.is_limited = any(part.is_limited for _, part in summed)
         found.parts = tuple(summed)
         found.total = model.total
         found.limits = model.limits
@@ -304,9 +324,18 @@ class Resolved:
         found.retry = model.retry
         return found
 
+    @property
+    def price(self) -> Price | None:
+        """What it costs, as far as that is known before a target is chosen: of a split, what its first part does."""
+        one = self.parts[0][1] if self.parts else self
+        return one.candidates[0].price
+
     def with_plan(self, plan: Plan) -> Resolved:
         planned = copy(self)
         planned.plan = plan
+        if any(other.is_limited for other in plan.fallbacks):
+            planned.is_limited = True
+            planned.only = None
         return planned
 
 

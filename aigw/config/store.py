@@ -21,7 +21,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from aigw import watch
-from aigw.config import checks, later, schema
+from aigw.config import checks, schema
 from aigw.config.document import expand, listener
 from aigw.config.interpolate import interpolate
 from aigw.config.loader import Loader
@@ -93,7 +93,6 @@ def parse(
     config, refused = schema.validate(loader.data)
     wrong = {finding.path for finding in refused}
     refused += (finding for finding in checks.errors(loader.data) if finding.path not in wrong)
-    refused += (finding for finding in later.not_yet(loader.data) if finding.path not in wrong)
     document: dict[str, Any] = {}
     admin: dict[str, Any] = {}
     if config is not None:

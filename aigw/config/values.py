@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from aigw.config.problem import nearest, quote
+from aigw.wire.fields import goes_on
 
 __all__ = ["Interpolated", "Plain"]
 
@@ -320,6 +321,11 @@ def _word_or_header(value: object, words: tuple[str, ...]) -> str:
         return choice(*words, sketch="header:NAME")(value)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value[7:]):
         raise ValueError("must name a header behind the colon: header:x-session-id")
+    if not goes_on(value[7:].lower().encode()):
+        raise ValueError(
+            "names a header that does not pass through as it came (a credential, a cookie, one of the connection), so "
+            "that nothing would be found; name another one, such as header:x-session-id"
+        )
     return value.lower()
 
 

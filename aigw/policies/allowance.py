@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Final
 
 from aigw.config.limits import CONCURRENCY, COST, ONE, REQUESTS, Limit
 from aigw.errors import INSUFFICIENT_QUOTA, RATE_LIMIT_EXCEEDED, Failure
-from aigw.meters import Meter
+from aigw.meters import CALENDAR, DAY, MONTH, NAMED, OPEN, Calendar, Level, Meter, Meters, Sliding, digest_of
+from aigw.policies.estimate import Estimate
+from aigw.tokens import CACHE_BESIDE, REASONING_BESIDE, Tokens
 
 if TYPE_CHECKING:
     from aigw.admit import Admission
+    from aigw.prices import Price
+
+_SPANS: Final = {"day": DAY, "month": MONTH}
 
 _OF_LIMITS: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
 # Seconds after which it is worth another try where nobody knows: something has to end first.
-_SOON: Final = 1.0
+SOON: Final = 1.0
 
 
 class Allowance:
@@ -43,6 +48,23 @@ class Allowance:
 
     def __repr__(self) -> str:
         return f"<Allowance {self.limit!r}>"
+
+    def of(self, used: Tokens, estimated: Estimate, price: Price | None) -> int:
+        """What counts for a limit of tokens or cost: of what was reported, and of what was estimated where a part of
+        that is not known. Every token counts once, whatever its class."""
+        came_in, went_out = used.input, used.output
+        if came_in is None or went_out is None:
+            came_in = estimated.input if came_in is None else came_in
+            went_out = estimated.output if went_out is None else went_out
+            used = used._replace(input=came_in, output=went_out)
+        unit = self.limit.unit
+        if unit == COST:
+            return 0 if price is None else price.cost(used)
+        if used.beside & CACHE_BESIDE:
+            came_in += (used.cached or 0) + (used.cache_write or 0)
+        if used.beside & REASONING_BESIDE:
+            went_out += used.reasoning or 0
+        return came_in if unit == "input_tokens" else went_out if unit == "output_tokens" else came_in + went_out
 
     def lines(self, left: int, dialect: str, now: float, wall_offset: float) -> bytes:
         """Header lines, each with CRLF, in the forms of OpenAI or Anthropic."""
@@ -78,12 +100,12 @@ class Allowance:
         is_hopeless = not self.is_one and need > self.amount
         is_used_up = isinstance(limit.window, str) and wait < inf
         if wait == inf:
-            wait = _SOON
-        lines = [b"retry-after: %d" % max(ceil(wait), 1), b"retry-after-ms: %d" % max(ceil(wait * 1000), 1)]
+            wait = SOON
+        lines = retry_lines(wait)
         if is_used_up or is_hopeless:
             lines.append(b"x-should-retry: false")
         if self.shows:
-            lines += self.lines(left, admission.dialect, now, wall).split(b"\r\n")[:-1]
+            lines += self.lines(left, admission.dialect, now, wall - now).split(b"\r\n")[:-1]
         who = whose(limit, admission, entry)
         if limit.unit == CONCURRENCY:
             message = f"{who} may have {limit.amount} requests under way, and has; try again when one has ended"
@@ -93,14 +115,31 @@ class Allowance:
                 f"{_per(limit)}; send less, or bound the answer (max_tokens)"
             )
         elif self.is_one:
-            message = f"{who} may make {said(limit, limit.amount)} {_per(limit)}, and has; try again in {_wait(wait)}"
+            message = (
+                f"{who} may make {said(limit, limit.amount)} {_per(limit)}, and has; try again in {wait_text(wait)}"
+            )
         else:
             message = (
                 f"{who} may use {said(limit, limit.amount)} {_per(limit)}; {said(limit, left)} are left, and this "
-                f"request may use {said(limit, need)}; try again in {_wait(wait)}"
+                f"request may use {said(limit, need)}; try again in {wait_text(wait)}"
             )
         kind = INSUFFICIENT_QUOTA if is_used_up else RATE_LIMIT_EXCEEDED
         return Failure(kind, message, limit=limit.label, lines=tuple(lines))
+
+
+def bind(meters: Meters, limit: Limit, subject: bytes) -> Allowance:
+    """The allowance of one subject: of a limit whose identity says already whose it is, that is b""."""
+    digest = digest_of(limit.identity + b"\0" + subject)
+    window = limit.window
+    meter: Meter
+    if window is None:
+        meter = Level(meters, OPEN if limit.is_open else NAMED, digest)
+    elif isinstance(window, str):
+        meter = Calendar(meters, OPEN if limit.is_open else CALENDAR, digest, _SPANS[window])
+    else:
+        span = max(round(window * 1000), 1)
+        meter = Sliding(meters, OPEN if limit.is_open else NAMED, digest, span)
+    return Allowance(limit, meter)
 
 
 def without_limits(prefix: bytes) -> bytes:
@@ -136,7 +175,12 @@ def said(limit: Limit, count: int) -> str:
     return f"{count} {limit.unit.replace('_', ' ')}"
 
 
-def _wait(seconds: float) -> str:
+def retry_lines(seconds: float) -> list[bytes]:
+    """Header lines that say when it is worth another try."""
+    return [b"retry-after: %d" % max(ceil(seconds), 1), b"retry-after-ms: %d" % max(ceil(seconds * 1000), 1)]
+
+
+def wait_text(seconds: float) -> str:
     return _duration(ceil(seconds)).decode()
 
 

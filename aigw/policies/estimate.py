@@ -34,6 +34,9 @@ class Estimate(NamedTuple):
     output: int
 
 
+NOTHING: Final = Estimate(0, 0)
+
+
 def estimate(size: int, members: Mapping[str, Any] | None, *, is_form: bool = False) -> Estimate:
     """`size` is the body's in bytes, as far as it is known; `members` its JSON, None where that was not read. A form
     carries a file."""

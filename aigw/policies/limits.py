@@ -4,6 +4,8 @@ Twice: once the head is known (requests, concurrency), and once the body has nam
 tokens and cost, which are reserved by an estimate and settled by what the answer reports). What the second look refuses
 gives back what the first one took; a request that was refused costs nothing.
 
+These are the limits of clients; those of upstreams and targets are in `attempts`.
+
 A worker has one `Limits`; what an exchange took of them is its `Taken`. Meters are found once for a limit and a subject
 and kept by the admission, or for what clients make many of, by a bounded memo. Money is in nano-dollars. No clock:
 `now` is monotonic seconds.
@@ -12,25 +14,23 @@ and kept by the admission, or for what clients make many of, by a bounded memo. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aigw.config.limits import COST, Limit, without
+from aigw.config.limits import Limit, without
 from aigw.config.snapshot import remember
 from aigw.errors import Failure
-from aigw.meters import CALENDAR, DAY, MONTH, NAMED, OPEN, Calendar, Level, Meter, Meters, Sliding, digest_of
-from aigw.policies.allowance import Allowance
+from aigw.meters import Meter, Meters
+from aigw.policies.allowance import Allowance, bind
 from aigw.policies.clients import subject_of
-from aigw.policies.estimate import Estimate
-from aigw.tokens import CACHE_BESIDE, REASONING_BESIDE, Tokens
+from aigw.policies.estimate import NOTHING, Estimate
+from aigw.tokens import Tokens
 from aigw.wire.fields import line_name
 
 if TYPE_CHECKING:
     from aigw.admit import Admission
     from aigw.config.snapshot import Resolved
+    from aigw.policies.attempts import Attempt
     from aigw.prices import Price
-
-_SPANS: Final = {"day": DAY, "month": MONTH}
-_NOTHING: Final = Estimate(0, 0)
 
 
 class View(Protocol):
@@ -60,7 +60,9 @@ class Taken:
     holds = False
     levels: Sequence[Meter] = ()
     reserved: Sequence[tuple[Allowance, int]] = ()
-    estimate = _NOTHING  # what was reserved for
+    estimate: Estimate | None = None  # what it may use, once it was asked for
+    # of the upstream's limits and the target's, by the attempt under way
+    attempt: Attempt | None = None
     # what answers show: of requests the limit of which the least is left, and each of tokens
     tightest: Allowance | None = None
     left = 0
@@ -100,7 +102,7 @@ class Limits:
         allowances = admission.allowances
         if allowances is None:
             named = [limit for limit in admission.limits if not limit.is_open]
-            allowances = tuple(self._bind(limit, _subject(limit, admission, None)) for limit in named)
+            allowances = tuple(bind(self._meters, limit, _subject(limit, admission, None)) for limit in named)
             admission.allowances = allowances
             if len(admission.limits) == 1 and named and allowances[0].counts and not allowances[0].shadow:
                 admission.only = allowances[0]
@@ -161,12 +163,12 @@ class Limits:
         ones = [allowance for allowance in allowances if allowance.is_one]
         needs: list[tuple[Allowance, int]] = []
         if len(ones) < len(allowances):
-            taken.estimate = guess()
-            tokens = Tokens(*taken.estimate)
+            estimate = taken.estimate = guess()
+            tokens = Tokens(*estimate)
             for allowance in allowances:
                 if allowance.is_one:
                     continue
-                need = _amount(allowance, tokens, taken.estimate, resolved.candidates[0].price)
+                need = allowance.of(tokens, estimate, resolved.price)
                 left = allowance.amount - allowance.meter.used(now) - need
                 if left >= 0:
                     needs.append((allowance, need))
@@ -189,7 +191,7 @@ class Limits:
         key = admission.key
         limits = [*admission.later, *(resolved.limits if key is None else without(resolved.limits, key))]
         named = [limit for limit in limits if not limit.is_open]
-        allowances = tuple(self._bind(limit, _subject(limit, admission, resolved.entry)) for limit in named)
+        allowances = tuple(bind(self._meters, limit, _subject(limit, admission, resolved.entry)) for limit in named)
         return allowances, tuple(limit for limit in limits if limit.is_open)
 
     def applying(
@@ -203,9 +205,8 @@ class Limits:
         found = []
         for limit in bound:
             subject = _made(limit, view) if limit.is_open else _subject(limit, admission, resolved.entry)
-            allowance = self._bind(limit, subject)
-            price = resolved.candidates[0].price
-            need = 1 if allowance.is_one else _amount(allowance, tokens, estimate, price)
+            allowance = bind(self._meters, limit, subject)
+            need = 1 if allowance.is_one else allowance.of(tokens, estimate, resolved.price)
             found.append((allowance, need, allowance.amount - allowance.meter.used(now) - need))
         return found
 
@@ -222,9 +223,10 @@ class Limits:
         if refused:
             for allowance in taken.counted:
                 allowance.meter.give_back(1, taken.at)
+        estimate = taken.estimate or NOTHING
         for allowance, need in taken.reserved:
             allowance.meter.let_go(need)
-            count = need if used is None else _amount(allowance, used, taken.estimate, price)
+            count = need if used is None else allowance.of(used, estimate, price)
             if count:
                 allowance.meter.take(count, now)
 
@@ -242,24 +244,11 @@ class Limits:
 
     # whose allowance ----------------------------------------------------------------------------------------------
 
-    def _bind(self, limit: Limit, subject: bytes) -> Allowance:
-        digest = digest_of(limit.identity + b"\0" + subject)
-        window = limit.window
-        meter: Meter
-        if window is None:
-            meter = Level(self._meters, OPEN if limit.is_open else NAMED, digest)
-        elif isinstance(window, str):
-            meter = Calendar(self._meters, OPEN if limit.is_open else CALENDAR, digest, _SPANS[window])
-        else:
-            span = max(round(window * 1000), 1)
-            meter = Sliding(self._meters, OPEN if limit.is_open else NAMED, digest, span)
-        return Allowance(limit, meter)
-
     def _find(self, limit: Limit, subject: bytes) -> Allowance:
         known = limit.identity, subject
         allowance = self._known.get(known)
         if allowance is None:
-            allowance = self._bind(limit, subject)
+            allowance = bind(self._meters, limit, subject)
             remember(self._known, known, allowance)
         return allowance
 
@@ -294,21 +283,3 @@ def _made(limit: Limit, view: View) -> bytes:
         return subject_of(view.address).encode()
     lines = [*view.admission.head.kept, *view.more.split(b"\r\n")[:-1]]
     return b"\0".join(line.partition(b":")[2].strip() for line in lines if line_name(line) == limit.header)
-
-
-def _amount(allowance: Allowance, used: Tokens, estimated: Estimate, price: Price | None) -> int:
-    """What counts for a limit of tokens or cost: of what was reported, and of what was estimated where a part of that
-    is not known. Every token counts once, whatever its class."""
-    came_in, went_out = used.input, used.output
-    if came_in is None or went_out is None:
-        came_in = estimated.input if came_in is None else came_in
-        went_out = estimated.output if went_out is None else went_out
-        used = used._replace(input=came_in, output=went_out)
-    unit = allowance.limit.unit
-    if unit == COST:
-        return 0 if price is None else price.cost(used)
-    if used.beside & CACHE_BESIDE:
-        came_in += (used.cached or 0) + (used.cache_write or 0)
-    if used.beside & REASONING_BESIDE:
-        went_out += used.reasoning or 0
-    return came_in if unit == "input_tokens" else went_out if unit == "output_tokens" else came_in + went_out

@@ -83,7 +83,7 @@ def error(failure: Failure, dialect: str, request_id: bytes) -> tuple[bytes, lis
     lines = [b"x-aigw-error: " + failure.kind.code.encode(), *failure.lines]
     if dialect == "anthropic":
         lines.append(b"request-id: " + request_id)  # where Anthropic's SDK looks for it
-    if failure.kind.status == 503:
+    if failure.kind.status == 503 and not failure.lines:
         lines.append(b"retry-after: 1")  # what is full or going down is so for moments
     if failure.allow is not None:
         lines.append(b"allow: " + failure.allow.encode())

@@ -29,12 +29,16 @@ from aigw.admit import (
 from aigw.config.snapshot import Resolved, remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
+    UPSTREAM_CREDENTIAL_REFUSED,
+    UPSTREAM_ERROR,
+    UPSTREAM_OVERLOADED,
+    UPSTREAM_RATE_LIMITED,
     Failure,
 )
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_length
 from aigw.ledger import describe, record
 from aigw.policies.allowance import without_limits
-from aigw.policies.estimate import Estimate, estimate
+from aigw.policies.estimate import NOTHING, Estimate, estimate
 from aigw.policies.limits import Taken
 from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
@@ -45,13 +49,14 @@ from aigw.proxy.trying import Trying
 from aigw.proxy.upload import Upload
 from aigw.route import choose, down, find, part, plan
 from aigw.shared import IN_FLIGHT
-from aigw.tokens import Tokens
+from aigw.tokens import NO_TOKENS, Tokens
 from aigw.wire.fields import retry_after
 from aigw.wire.framing import CHUNKED_BODY, CLOSE_BODY
 from aigw.wire.head import ResponseHead
 from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
+    from aigw.config.limits import Limit
     from aigw.config.snapshot import Candidate, Resolved
     from aigw.gateway import Gateway
     from aigw.providers.first import FirstContent
@@ -81,8 +86,9 @@ REPLAY_WITHIN: Final = 2.0
 # Seconds past `timeouts.connect` after which a dial is taken for lost.
 CONNECT_GRACE: Final = 1.0
 # Methods that may be sent twice (RFC 9110 section 9.2.2).
-NO_TOKENS: Final = Tokens(0, 0)
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+# Failures by which an upstream said that it did nothing, as an error status does.
+UNUSED: Final = frozenset({UPSTREAM_CREDENTIAL_REFUSED, UPSTREAM_ERROR, UPSTREAM_RATE_LIMITED, UPSTREAM_OVERLOADED})
 
 
 class Exchange:
@@ -327,6 +333,8 @@ class Exchange:
         candidate = resolved.only
         if candidate is None:
             self.whole = whole or self.whole  # which the choice may look at
+            if resolved.is_limited:
+                self._measure(resolved, members)
             begun = part(resolved, self.request_id)
             chosen = choose(begun, self.gateway, (), self)
             if isinstance(chosen, Failure):
@@ -336,11 +344,15 @@ class Exchange:
                     if following is not None:
                         begun, candidate, _ = following
                 if candidate is None:
+                    if chosen.limit:
+                        self.gateway.counters.limited(admission.found.gateway.name, chosen.limit, False)
                     self.fail(chosen)
                     return None
             else:
                 candidate = chosen
                 self.gateway.advance(begun.upstream)
+            if candidate.is_limited:
+                self.take(candidate)
         self.candidate = candidate
         total = begun.total or admission.total
         if total is not None:
@@ -359,19 +371,52 @@ class Exchange:
 
     def _is_within(self, resolved: Resolved, members: dict[str, Any] | None) -> bool:
         """Whether the limits that waited for the model leave room; else it is answered."""
-
-        def guess() -> Estimate:
-            if not self.admission.is_counted or not resolved.upstream.dialects:
-                return Estimate(0, 0)  # it uses no tokens
-            upload = self.upload
-            size = self.bytes_in if upload is None else upload.length or self.bytes_in
-            return estimate(size, members, is_form=self.admission.source == "form")
-
         taken = self.taken = self.taken or Taken()
-        failure = self.gateway.limits.decide(taken, self, resolved, guess, monotonic())
+        failure = self.gateway.limits.decide(
+            taken, self, resolved, lambda: self._measure(resolved, members), monotonic()
+        )
         if failure is not None:
             self.fail(failure)
         return failure is None
+
+    def _measure(self, resolved: Resolved, members: dict[str, Any] | None) -> Estimate:
+        """How much the request may use: guessed once, where a limit asks."""
+        taken = self.taken = self.taken or Taken()
+        if taken.estimate is None:
+            taken.estimate = NOTHING
+            if self.admission.is_counted and resolved.upstream.dialects:  # else it uses no tokens
+                upload = self.upload
+                size = self.bytes_in if upload is None else upload.length or self.bytes_in
+                if members is None and self.admission.source == "path":
+                    members = members_of(self.whole)  # nobody else had to read it, if it is here
+                taken.estimate = estimate(size, members, is_form=self.admission.source == "form")
+        return taken.estimate
+
+    # the limits of upstreams and targets --------------------------------------------------------------------------
+
+    def estimate(self) -> Estimate:
+        """See `policies.attempts.Asker`."""
+        taken = self.taken
+        return NOTHING if taken is None or taken.estimate is None else taken.estimate
+
+    def returns(self, limit: Limit) -> int:
+        """See `policies.attempts.Asker`."""
+        attempt = None if self.taken is None else self.taken.attempt
+        return 0 if attempt is None else attempt.returns(limit)
+
+    def take(self, candidate: Candidate) -> None:
+        """What the attempt that is about to be made takes of its target, which has room for it."""
+        taken = self.taken = self.taken or Taken()
+        name = self.admission.found.gateway.name
+        taken.attempt = self.gateway.attempts.take(candidate, self.estimate(), name, monotonic())
+        taken.holds = True
+
+    def attempt_settled(self, used: Tokens | None, now: float) -> None:
+        """The attempt is over: `used` is what its answer reported, None where it was sent and nothing is known."""
+        taken = self.taken
+        if taken is not None and taken.attempt is not None:
+            attempt, taken.attempt = taken.attempt, None
+            attempt.settle(used, now)
 
     # the way to the upstream --------------------------------------------------------------------------------------
 
@@ -404,6 +449,8 @@ class Exchange:
         self.upstream = upstream
         self.waits_in = None
         self.sent_at = now
+        if candidate.is_limited and self.taken is not None and self.taken.attempt is not None:
+            self.taken.attempt.sent = True
         if admission.candidate is not candidate:
             admission.prefix = request_prefix(self.snapshot, admission.found, candidate, admission.head)
             admission.described = describe(admission, candidate, self.model)
@@ -691,7 +738,10 @@ class Exchange:
             kind = failure.kind
             following = trying.next(kind.cause, kind.status, now)
             if following is not None:
-                trying.go(following, kind.code, kind.cause, kind.status, now)
+                used = taps.reported(self)
+                if _is_unused(used, failure):
+                    used = NO_TOKENS
+                trying.go(following, kind.code, kind.cause, kind.status, now, used)
                 return
         self.fail(failure)
 
@@ -791,8 +841,9 @@ class Exchange:
         """What was used of the limits: nothing where nothing was sent; where it was, what the answer says, else what
         was reserved. An upstream's own error has used nothing."""
         response = self.response
-        if not self.sent_at or (response is not None and response.status >= 400):
+        if not self.sent_at or (response is not None and response.status >= 400) or _is_unused(used, failure):
             used = NO_TOKENS
+        self.attempt_settled(used, now)
         candidate = self.candidate
         self.gateway.limits.settle(
             taken,
@@ -801,3 +852,7 @@ class Exchange:
             used=used,
             price=None if candidate is None else candidate.price,
         )
+
+
+def _is_unused(used: Tokens | None, failure: Failure | None) -> bool:
+    return used is None and failure is not None and failure.kind in UNUSED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aigw.providers import DIALECTS
 from aigw.providers.first import FirstContent
 from aigw.providers.tap import EVENTS, GZIP, UNREADABLE, USAGE, Tap, way_to_read
+from aigw.tokens import Tokens
 from aigw.wire.framing import PayloadObserver
 from aigw.wire.head import ResponseHead
 
@@ -62,6 +63,18 @@ def feed(exchange: Exchange, payload: bytes, follower: PayloadObserver | None = 
         except Exception as error:
             exchange.tap = exchange.first = None
             exchange.gateway.report(error, exchange)
+
+
+def reported(exchange: Exchange) -> Tokens | None:
+    """What an answer that is dropped said by now of what it used."""
+    tap = exchange.tap
+    if tap is None or not exchange.head_at:
+        return None
+    try:
+        return tap.usage(whole=False)
+    except Exception as error:
+        exchange.gateway.report(error, exchange)
+        return None
 
 
 def _look(exchange: Exchange, first: FirstContent, payload: bytes, now: float) -> None:

@@ -21,6 +21,7 @@ from aigw.errors import Failure
 from aigw.forward import response_prefix
 from aigw.proxy.states import Body, Deadline
 from aigw.route import choose, speaks
+from aigw.tokens import NO_TOKENS, Tokens
 from aigw.wire.fields import retry_after
 from aigw.wire.head import ResponseHead
 
@@ -198,6 +199,11 @@ class Trying:
         # What is bound to a provider's state stays where that is.
         chosen = last if self._is_bound else choose(self._resolved, exchange.gateway, self._tried, exchange)
         if isinstance(chosen, Failure):
+            if chosen.limit:
+                self._note = chosen.message
+            return None
+        if self._is_bound and last.is_limited and exchange.gateway.full(last, exchange) is not None:
+            self._note = "there is no room left within the limits of its target"
             return None
         due = 0.0
         if chosen in self._tried:
@@ -227,15 +233,21 @@ class Trying:
                 return Next(resolved, chosen, 0.0)
         return None
 
-    def go(self, following: Next, outcome: str, cause: str, status: int, now: float) -> None:
-        """Make the attempt that `next` said after one that ended so."""
+    def go(
+        self, following: Next, outcome: str, cause: str, status: int, now: float, used: Tokens | None = NO_TOKENS
+    ) -> None:
+        """Make the attempt that `next` said after one that ended so, and `used` as much: nothing where it was answered
+        with an error, None where nobody knows."""
         exchange = self._exchange
         before = exchange.candidate
         assert before is not None
         self._note = ""
         self._end(outcome, now)
         exchange.gateway.counters.tried(before.target.upstream.name, status, cause)
+        exchange.attempt_settled(used, now)
         candidate = following.candidate
+        if candidate.is_limited:
+            exchange.take(candidate)
         exchange.tap = exchange.first = None
         exchange.head_at = 0.0
         if candidate is not before and self._body:

@@ -194,6 +194,13 @@ def request_field(line: bytes) -> Field:
     return field
 
 
+def goes_on(name: bytes) -> bool:
+    """Whether a request's lines of that name (in lower case) are forwarded as they came, and so can be read later."""
+    kind = _REQUEST_KINDS.get(name, PLAIN)
+    kept = (PLAIN, CONTENT_TYPE, CONTENT_ENCODING, ANTHROPIC, GEMINI)
+    return kind in kept and not name.startswith(b"proxy-")
+
+
 def response_field(line: bytes) -> Field:
     """The verdict on one line of a response's head. Raises `Refused`."""
     name, value = split_line(line)

@@ -22,7 +22,7 @@ def takes(*when: str) -> set[str]:
 @pytest.mark.parametrize(
     ("when", "codes"),
     [
-        (["connect"], {"connect_failed", "connect_timeout", "no_target"}),
+        (["connect"], {"connect_failed", "connect_timeout", "no_target", "no_capacity"}),
         (["reset"], {"upstream_reset", "upstream_cut"}),
         (["first_byte"], {"first_byte_timeout"}),
         (["first_token"], {"first_token_timeout"}),

@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import anthropic
@@ -111,7 +112,8 @@ async def test_a_refusal_in_the_client_s_dialect(dialect: str) -> None:
         if dialect == "anthropic":
             assert said["anthropic-ratelimit-requests-limit"] == "2"
             assert said["anthropic-ratelimit-requests-remaining"] == "0"
-            assert said["anthropic-ratelimit-requests-reset"].endswith("Z")
+            reset = datetime.fromisoformat(said["anthropic-ratelimit-requests-reset"])
+            assert abs((reset - datetime.now(UTC)).total_seconds()) < 120
         else:
             assert (said["x-ratelimit-limit-requests"], said["x-ratelimit-remaining-requests"]) == ("2", "0")
             assert said["x-ratelimit-reset-requests"].startswith("1m")
@@ -291,6 +293,17 @@ async def test_tokens_are_settled_by_what_was_used(usage: bytes, count: int) -> 
         assert answer.headers["x-ratelimit-limit-tokens"] == "1000"
         assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - reserved)
         assert await left(run) == 1000 - count
+        assert held(run) == 0
+
+
+async def test_a_split_is_measured_too() -> None:
+    """Before it is drawn which of its parts is asked; dollars by the first one, until it is known which it was."""
+    names = {name: model("up", "gpt-4o") for name in ("gpt-4o", "other")}
+    names["both"] = model("", split={"gpt-4o": 1, "other": 1})
+    limits = [limit("tokens", 3000, 60.0, "key"), limit("cost", 10**8, "day", "key")]
+    async with stub(ok(USED)) as up, running(config(up.url, *limits, models=names)) as run:
+        answer = await run.ask(chat(ALICE, "openai", CHAT.replace(b"gpt-4o", b"both")))
+        assert (answer.status, await left(run)) == (200, 3000 - 42)
         assert held(run) == 0
 
 
