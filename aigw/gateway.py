@@ -32,7 +32,7 @@ from aigw.proxy.connection import Outbox
 from aigw.proxy.dial import Dialler
 from aigw.proxy.health import Health
 from aigw.proxy.pool import Pool
-from aigw.proxy.secure import HTTP_REQUEST, WRITE_LIMIT, Wrapped
+from aigw.proxy.secure import HTTP_REQUEST, Secure, in_words
 from aigw.proxy.states import State
 from aigw.proxy.sweep import PERIOD, Sweep
 from aigw.proxy.trying import Budget
@@ -117,7 +117,7 @@ class Gateway:
         self._id_count = 0
         # clients
         self.clients: set[ClientConnection] = set()
-        self._greeting: dict[ClientConnection, Wrapped] = {}  # those whose handshake is not done, the oldest first
+        self._greeting: dict[ClientConnection, Secure] = {}  # those whose handshake is not done, the oldest first
         self._told = 0.0  # monotonic seconds: when the log was last told of a handshake that failed
         # those, on both sides, that do not take what is written to them
         self.slow: set[ClientConnection | UpstreamConnection] = set()
@@ -220,24 +220,29 @@ class Gateway:
         if context is None:
             return client
 
-        def failed(transport: asyncio.Transport, why: str) -> bytes:
+        def greeted(secure: Secure, error: OSError | None) -> bytes:
             self._greeting.pop(client, None)
+            if error is None:
+                return b""
             for acceptor in self._acceptors:
                 acceptor.resume()
-            client.identify(transport)
+            why = in_words(error)
+            if not why:
+                return b""
+            client.identify(secure)
             now = monotonic()
-            if why and now - self._told >= 1.0:
+            if now - self._told >= 1.0:
                 self._told = now
                 self._log(f"a TLS handshake with {client.address} failed: {why}")
             if why == HTTP_REQUEST:
                 return self.refusal(Failure(BAD_REQUEST, "this port speaks HTTPS; write https:// in the URL"), client)
             return b""
 
-        wrapped = Wrapped(self.loop, client, context, self.snapshot.timeouts.handshake, failed)
-        self._greeting[client] = wrapped
+        secure = Secure(client, context, None, greeted, monotonic() + self.snapshot.timeouts.handshake)
+        self._greeting[client] = secure
         if self._room() <= 0:  # whoever takes longest to greet makes room
             self._greeting.pop(next(iter(self._greeting))).abort()
-        return wrapped
+        return secure
 
     def _room(self) -> int:
         """How many more clients may be accepted: those over the bound are few, and only told so."""
@@ -276,9 +281,9 @@ class Gateway:
             for client in [client for client in self.clients if client.state is State.IDLE]:
                 if now >= idle_until:
                     client.close()
-            for wrapped in list(self._greeting.values()):
+            for secure in list(self._greeting.values()):
                 if now >= greet_until:
-                    wrapped.abort()
+                    secure.abort()
             if not (self.clients or self._greeting) or now >= deadline:
                 break
             await asyncio.sleep(PERIOD / 2)
@@ -291,8 +296,8 @@ class Gateway:
         self._sweep.stop()
         for server in self._servers:
             server.close()
-        for wrapped in list(self._greeting.values()):
-            wrapped.abort()
+        for secure in list(self._greeting.values()):
+            secure.abort()
         for client in list(self.clients):
             client.shut_down()
         self.health.close()
@@ -301,13 +306,14 @@ class Gateway:
 
     # clients ------------------------------------------------------------------------------------------------------
 
+    def give_up_greeting(self, now: float) -> None:
+        """End the handshakes that take too long; called by the sweep."""
+        for secure in [secure for secure in self._greeting.values() if now >= secure.deadline]:
+            secure.give_up()
+
     def client_opened(self, client: ClientConnection) -> bool:
         """False where there are too many: refuse it."""
         self.clients.add(client)
-        wrapped = self._greeting.pop(client, None)
-        if wrapped is not None:
-            wrapped.greeted()
-            client.transport.set_write_buffer_limits(WRITE_LIMIT)
         client.close_wanted = self._leaving
         return len(self.clients) <= self._most_clients
 

@@ -113,7 +113,7 @@ ONLY = {
     "pydantic": {"config.schema"},
     "pydantic_core": {"config.schema"},
     "httptools": {"wire.head", "wire.framing", "mock.server"},
-    "uvloop": {"worker", "cli", "proxy.secure"},
+    "uvloop": {"worker", "cli"},
     "prometheus_client": {"metrics"},
     "sqlite3": {"usagefile"},
 }

@@ -37,6 +37,10 @@ class SmallReads(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._connection.data_received(bytes(_BUFFER[:nbytes]))
 
+    def data_received(self, data: bytes) -> None:
+        """What TLS has read, in pieces as small, and decrypted."""
+        self._connection.data_received(data)
+
     def eof_received(self) -> None:
         self._connection.eof_received()
 

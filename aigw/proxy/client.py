@@ -27,7 +27,6 @@ from aigw.policies.clients import plain
 from aigw.proxy.admission import Memory
 from aigw.proxy.connection import UNIX, Connection
 from aigw.proxy.exchange import Exchange
-from aigw.proxy.secure import let_go, unsent
 from aigw.proxy.states import Body, Deadline, State
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class ClientConnection(Connection):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._buffer_size = unsent(self.transport)
+        self._buffer_size = self.transport.get_write_buffer_size()
         self.gateway.slow.add(self)
         exchange = self.exchange
         if exchange is None or self.state is RELAYING:
@@ -332,11 +331,8 @@ class ClientConnection(Connection):
         self.total = FOREVER
         self.run(Deadline.LINGER, now + self.gateway.snapshot.timeouts.linger)
         self.flush()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-            self.transport.resume_reading()
-        else:  # TLS says that it ends, and lets go what still comes
-            self.transport.close()
+        self.transport.write_eof()
+        self.transport.resume_reading()
 
     def close(self) -> None:
         """Close after what was written is sent; `client_write` runs for a client that does not take it."""
@@ -345,11 +341,10 @@ class ClientConnection(Connection):
         self.total = FOREVER
         self.run(Deadline.CLIENT_WRITE, monotonic() + self.gateway.snapshot.timeouts.client_write)
         self.flush()
-        self._buffer_size = unsent(self.transport)
+        self._buffer_size = self.transport.get_write_buffer_size()
         if self._buffer_size:
             self.gateway.slow.add(self)
         self.transport.close()
-        let_go(self.transport)
 
     def cut(self) -> None:
         """End a response that cannot be completed, so that it looks like it: what is framed lacks its end, and what
@@ -390,12 +385,10 @@ class ClientConnection(Connection):
 
     def look(self, now: float) -> None:
         """A client that takes bytes, however slowly, makes progress. Called by the sweep while writing is paused."""
-        size = unsent(self.transport)
+        size = self.transport.get_write_buffer_size()
         if size < self._buffer_size and self.runs is Deadline.CLIENT_WRITE:
             self.deadline = now + self.gateway.snapshot.timeouts.client_write
         self._buffer_size = size
-        if self.state is CLOSED:
-            let_go(self.transport)
 
     def expired(self, now: float) -> None:
         """The deadline that runs has passed."""

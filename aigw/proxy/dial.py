@@ -10,8 +10,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar
+
+from aigw.proxy.secure import Secure
 
 if TYPE_CHECKING:
     from aigw.config.snapshot import Target
@@ -52,13 +55,36 @@ class Dialler:
             share = max((deadline - monotonic()) / (len(hosts) - index), min(LEAST_SHARE, connect))
             try:
                 async with asyncio.timeout(share):
-                    name = target.server_name if context is not None else None
-                    made = await self._loop.create_connection(factory, host, port, ssl=context, server_hostname=name)
-                return made[1]
+                    if context is not None:
+                        return await self._secured(factory, host, port, context, target.server_name)
+                    return (await self._loop.create_connection(factory, host, port))[1]
             except OSError as caught:  # a TimeoutError is one
                 error = caught
         self._names.pop(address, None)  # the name may have moved
         raise error
+
+    async def _secured(self, factory: Callable[[], _P], host: str, port: int, context: ssl.SSLContext, name: str) -> _P:
+        """The same with the handshake done, and the upstream's `name` verified."""
+        connection = factory()
+        done = self._loop.create_future()
+
+        def greeted(_: Secure, error: OSError | None) -> bytes:
+            if done.cancelled():  # it took too long
+                pass
+            elif error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+            return b""
+
+        make = partial(Secure, connection, context, name, greeted)
+        secure = (await self._loop.create_connection(make, host, port))[1]
+        try:
+            await done
+        except BaseException:
+            secure.abort()
+            raise
+        return connection
 
     async def _addresses(self, host: str, port: int) -> list[tuple[str, int]]:
         known = self._names.get((host, port))
@@ -83,6 +109,7 @@ class Dialler:
 def _make_context(verify: bool, ca: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: nothing that is written waits for what is to be read
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         context.check_hostname = False

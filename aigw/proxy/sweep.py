@@ -41,6 +41,7 @@ class Sweep:
             except Exception as error:  # one client's trouble is not the others'
                 gateway.report(error, client)
                 client.reset()
+        gateway.give_up_greeting(now)
         for pool in gateway.tallied:
             pool.look()
         gateway.health.refresh(now)
