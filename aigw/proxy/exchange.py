@@ -819,6 +819,7 @@ class Exchange:
         if self.upload is not None:
             self.upload.forget()
             self.upload.resume()
+            self.whole = b""  # the two know each other, so that only the collector lets them go
         tokens = None
         if end:
             try:
@@ -836,6 +837,7 @@ class Exchange:
         taken = self.taken
         if taken is not None and (taken.holds or failure is not None):
             self._settle(taken, failure, tokens, now)
+        self.trying = None  # likewise
 
     def _settle(self, taken: Taken, failure: Failure | None, used: Tokens | None, now: float) -> None:
         """What was used of the limits: nothing where nothing was sent; where it was, what the answer says, else what

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from typing import Any
 
 import pytest
 from fakes import (
@@ -18,12 +20,15 @@ from fakes import (
     pieces,
     post,
     random_pieces,
+    retry,
     running,
     serving,
     splicing,
     stub,
     until,
 )
+
+from aigw.proxy.exchange import Exchange
 
 LARGE = bytes(range(256)) * 20480  # 5 MiB
 CHUNKS = [b'{"model": ', b'"gpt-4o", ', b'"x": [1, 2, 3]}']
@@ -230,3 +235,33 @@ async def test_a_pipelined_request_behind_a_body_that_is_refused_in_its_last_pie
         await client.send(raw[-5:] + get("/__/ping"))
         assert (await client.answer()).status == 404
         assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"502 Bad Gateway"])
+@pytest.mark.parametrize("plan", [None, retry("502")])
+async def test_nothing_of_a_body_is_held_once_it_is_answered(status: bytes, plan: Any) -> None:
+    """By the reference counts alone: an idle client would hold it until the collector comes."""
+
+    def held() -> list[Exchange]:
+        return [found for found in gc.get_objects() if isinstance(found, Exchange) and found.whole]
+
+    async def answer(connection: Connection, seen: Seen) -> None:
+        await connection.send(ok(status=status))
+
+    body = CHAT[:-1] + b', "x": "' + b"x" * 100_000 + b'"}'
+    async with stub(answer) as up:
+        config = serving(up.url)
+        config["gateways"]["default"]["retry"] = plan
+        async with running(config) as gw:
+            client = await gw.connect()
+            gc.collect()
+            gc.disable()
+            try:
+                for piece in pieces(post("/v1/chat/completions", body), 30_000):
+                    client.writer.write(piece)
+                    await asyncio.sleep(0)
+                assert (await client.answer()).status == int(status[:3])
+                await gw.record()
+                await until(lambda: not held(), "the body is gone")
+            finally:
+                gc.enable()
