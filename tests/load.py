@@ -1,4 +1,4 @@
-"""Clients that ask without pause while something happens to the gateway, and notice everything that fails."""
+"""Clients that ask all the time while something happens to the gateway, and notice everything that fails."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from fakes import Answer, Client, connect, post, until
 
+PAUSE = 0.05  # seconds of each client between two requests: all together ask for less than a core
 PATH = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
 REQUEST = post(PATH, json.dumps(ASK).encode())
@@ -43,14 +44,14 @@ class Load:
                 if client is not None:
                     await client.close()
                 client = None
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(PAUSE)
                 continue
             self._judge(answer)
             if answer.headers.get("connection") == "close":
                 self.announced += 1
                 await client.close()
                 client = None
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(PAUSE)
         if client is not None:
             await client.close()
 

@@ -190,7 +190,12 @@ class Serve(Command):
 
     @property
     def workers(self) -> list[int]:
-        return [pid for pid in self.processes()[1:] if b"aigw.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        found = []
+        for pid in self.processes()[1:]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # a child that reads the config may end meanwhile
+                if b"aigw.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
     @property
     def records(self) -> list[dict[str, Any]]:

@@ -524,6 +524,7 @@ def all_in_one(folder: Path, secret: str) -> None:
     (folder / "config.yaml").write_text("\n".join(["upstreams:", *bad, "gateways:", *gateways, ""]))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("secret", [TOKEN, PHRASE], ids=["token", "phrase"])
 def test_many_errors_of_a_config_without_its_secrets(tmp_path: Path, command: str, secret: str) -> None:

@@ -257,7 +257,10 @@ def test_ctrl_c_is_no_fuss() -> None:
     """While `aigw schema` writes to a pipe that nobody empties."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    # Who runs in a shell's background is started with SIGINT ignored, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([sys.executable, "-m", "aigw", "schema"], stdout=write, stderr=subprocess.PIPE) as schema:
+        signal.signal(signal.SIGINT, before)
         os.close(write)
         assert select.select([read], [], [], PATIENCE)[0]
         schema.send_signal(signal.SIGINT)

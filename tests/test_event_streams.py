@@ -29,6 +29,8 @@ from fakes import (
     stub,
 )
 
+pytestmark = pytest.mark.unmeasured
+
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PATH = "/v1/chat/completions"
 ASK = CHAT[:-1] + b', "stream": true}'

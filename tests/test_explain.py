@@ -211,6 +211,7 @@ def forwarded_alike(plan: dict[str, Any], request: Any, record: dict[str, Any]) 
             assert said == came.decode()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("plain_loop")
 @pytest.mark.parametrize(("name", "step"), [("one", 1), ("no default", 3), ("short", 4)])
 async def test_the_whole_matrix_both_ways(name: str, step: int) -> None:
@@ -327,6 +328,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.unmeasured
 @given(
     st.fixed_dictionaries(
         {"path": st.sampled_from([path for _, path in PATHS]) | st.text(max_size=12).map("/".__add__)},

@@ -11,6 +11,8 @@ import pytest
 
 import aigw
 
+pytestmark = pytest.mark.unmeasured
+
 ROOT = Path(aigw.__file__).parent
 
 # Each line may import from its own layer's earlier lines only. A name stands for a module, or for all of a package.

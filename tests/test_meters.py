@@ -182,6 +182,7 @@ def test_a_writer_killed_between_two_steps_leaves_nothing_that_stays(cells: Cell
     assert sliding(cells).used(110.0) == 4
 
 
+@pytest.mark.unmeasured
 def test_100_000_addresses_are_known_and_more_drive_out_the_oldest_and_no_key(cells: Cells) -> None:
     own = Meters(cells, 0)
     key = Sliding(own, NAMED, KEY, MINUTE)
@@ -202,6 +203,7 @@ def test_100_000_addresses_are_known_and_more_drive_out_the_oldest_and_no_key(ce
     assert key.used(0.0) == 1
 
 
+@pytest.mark.unmeasured
 def test_what_the_config_names_is_driven_out_by_nobody() -> None:
     cells = Cells.private()
     own = Meters(cells, 0)

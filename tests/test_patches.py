@@ -10,9 +10,12 @@ import itertools
 import json
 from typing import Any
 
+import pytest
 from fakes import Seen, chunked, document, gateway, model, pieces, running, stub, target, upstream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+pytestmark = pytest.mark.unmeasured
 
 # The same examples each time, and no clock that a busy machine could trip over. Each starts a gateway.
 STEADY = settings(

@@ -42,6 +42,8 @@ from fakes import (
 from processes import PATIENCE, Serve, Upstream
 from recordings import Recording, load
 
+pytestmark = pytest.mark.unmeasured
+
 KEY = "sk-aigw-replay"
 OWN = "sk-of-the-upstream"
 # What a client that signs its requests sends: it goes on where the gateway has no credential for the upstream.

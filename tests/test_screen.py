@@ -2,10 +2,11 @@
 
 import json
 import shlex
-import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cpu import assert_linear
 
 from aigw import screen
 
@@ -227,13 +228,15 @@ def test_an_address_that_can_be_reached(address: str, base: str) -> None:
 
 
 def test_thousands_of_models_and_rules_are_no_matter_of_seconds() -> None:
-    """None of the models can be asked for: every rule takes another path."""
-    config = document(
-        default=gateway(
-            {f"m{number}": model("mock") for number in range(5000)},
-            [rule(f"/{number}", methods=["PUT"]) for number in range(5000)],
-        )
-    )
-    began = time.process_time()
-    assert Command(config).url == "http://127.0.0.1:8081/readyz"
-    assert time.process_time() - began < 2.0  # 20 s where each is tried with each
+    """None of the models can be asked for: every rule takes another path. 20 s where each is tried with each."""
+
+    def prepare(size: int) -> Callable[[], None]:
+        models = {f"m{number}": model("mock") for number in range(size)}
+        config = document(default=gateway(models, [rule(f"/{number}", methods=["PUT"]) for number in range(size)]))
+
+        def work() -> None:
+            assert Command(config).url == "http://127.0.0.1:8081/readyz"
+
+        return work
+
+    assert_linear(prepare, 5000)

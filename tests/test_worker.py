@@ -4,12 +4,12 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu import slowness, untraced
 from fakes import document, gateway, key, model, rule, target, upstream
 
 from aigw import process, shared
@@ -266,9 +266,8 @@ async def longest_turn(count: int) -> float:
 async def test_a_reload_stops_no_client_for_long(capsys: pytest.CaptureFixture[str]) -> None:
     """With 1,000 keys, rules and models: design's bound is 10 ms, here of CPU time, since others use the machine."""
     asyncio.get_running_loop().set_debug(False)
-    longest = min([await longest_turn(1000) for _ in range(5)])
-    more = await longest_turn(10_000)
+    with untraced():
+        longest = min([await longest_turn(1000) for _ in range(5)])
     with capsys.disabled():
-        print(f"\nlongest turn of a worker's loop in a reload: 1,000 items {longest * 1e3:.1f} ms, ", end="")
-        print(f"10,000 items {more * 1e3:.1f} ms")
-    assert longest < (0.010 if sys.gettrace() is None else 0.020)  # measuring coverage doubles it
+        print(f"\nlongest turn of a worker's loop in a reload of 1,000 items: {longest * 1e3:.1f} ms")
+    assert longest < 0.010 * slowness()

@@ -84,7 +84,14 @@ class Caller:
 
 
 class AdminServe(Serve):
-    """`aigw serve` with its admin API at a port of its own; `call` calls it."""
+    """`aigw serve` with its admin API at a port of its own; `call` calls it. Where coverage follows, it is only to the
+    supervisor, which has the API: each change starts a child, and the children are tested in tests/config."""
+
+    program = (
+        "-c",
+        "import os, sys; os.environ.pop('COVERAGE_PROCESS_START', 0); os.environ.pop('COVERAGE_PROCESS_CONFIG', 0);"
+        "from aigw import cli; sys.exit(cli.main())",
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu import untraced
 
 from aigw.config import edit
 from aigw.config.edit.plain import same, typed
@@ -474,9 +475,10 @@ HEAD = "gateways:\n  default:\n    keys:"
 
 def test_one_of_ten_thousand_keys_is_edited_in_seconds() -> None:
     text = HEAD + "\n" + "".join(f"      {key}\n" for key in KEYS)
-    began = time.process_time()
-    new = edit.set_item(text, ("gateways", "default", "keys", "new"), {"sha256": "x"})
-    assert time.process_time() - began < 20, "about 1.5 s"
+    with untraced():
+        began = time.thread_time()
+        new = edit.set_item(text, ("gateways", "default", "keys", "new"), {"sha256": "x"})
+        assert time.thread_time() - began < 20, "about 1.5 s"
     assert new == text + "      new: {sha256: x}\n"
 
 
@@ -484,17 +486,19 @@ def test_ten_thousand_keys_in_one_line_are_replaced_in_seconds() -> None:
     """Where every step that looks through a line would take minutes in total."""
     text = HEAD + " {" + ", ".join(KEYS) + "}\n"
     value = {f"k{index}": {"sha256": "x", "disabled": True} for index in range(10_000)}
-    began = time.process_time()
-    new = edit.set_item(text, ("gateways", "default", "keys"), value)
-    assert time.process_time() - began < 20, "about 1.5 s"
-    assert same(read(new), {"gateways": {"default": {"keys": value}}})
+    with untraced():
+        began = time.thread_time()
+        new = edit.set_item(text, ("gateways", "default", "keys"), value)
+        assert time.thread_time() - began < 20, "about 1.5 s"
+        assert same(read(new), {"gateways": {"default": {"keys": value}}})
 
 
 def test_equal_lists_of_ten_thousand_items_are_compared_in_seconds() -> None:
     items = [{"name": f"r{index}", "path": f"/{index}"} for index in range(10_000)]
     text = "rules:\n" + "".join(f"- {{name: {item['name']}, path: {item['path']}}}\n" for item in items)
-    began = time.process_time()
-    new = edit.set_item(text, ("rules",), items[::-1])
-    new = edit.set_item(new, ("rules",), items[::2])
-    assert time.process_time() - began < 30, "about 2 s"
+    with untraced():
+        began = time.thread_time()
+        new = edit.set_item(text, ("rules",), items[::-1])
+        new = edit.set_item(new, ("rules",), items[::2])
+        assert time.thread_time() - began < 30, "about 2 s"
     assert new == "rules:\n" + "".join(f"- {{name: {item['name']}, path: {item['path']}}}\n" for item in items[::2])

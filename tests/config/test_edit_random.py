@@ -8,6 +8,7 @@ import re
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from aigw.config.edit.plain import same
 from aigw.config.loader import Loader
 from aigw.config.problem import Path as Steps
 from aigw.config.walk import value_at
+
+pytestmark = pytest.mark.unmeasured
 
 KEYS = (
     *("a", "b", "name", "gpt-4o", "openai/*", "*", "x.y", "5", "null", "true"),

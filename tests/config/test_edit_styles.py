@@ -21,6 +21,8 @@ from aigw.config.problem import path_text
 from aigw.config.values import Plain
 from aigw.config.walk import value_at
 
+pytestmark = pytest.mark.unmeasured
+
 STYLES = sorted((Path(__file__).parent / "styles").glob("*.yaml"))
 NEW = {"provider": "mock", "headers": {"x-new": "1"}}
 

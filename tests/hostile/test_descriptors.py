@@ -18,6 +18,8 @@ import pytest
 from fakes import CHAT, get, post
 from processes import PATIENCE, Serve, Upstream
 
+pytestmark = pytest.mark.unmeasured
+
 LIMIT = 256  # descriptors that the gateway may have
 ROOM = (LIMIT - 64) // 2  # an exchange needs two; 64 are for everything else
 CLIENTS = 1000

@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from fakes import CHAT, Client, Connection, Seen, Stub, connect, get, ok, post, stub, until
 from processes import PATIENCE, Serve
+
+pytestmark = pytest.mark.unmeasured
 
 MANY = 100  # of each kind
 READERS = 20

@@ -341,6 +341,7 @@ def as_if_new(walk: list[Step], bounds: dict[str, int]) -> int:
     return hits
 
 
+@pytest.mark.unmeasured
 def test_what_is_remembered_changes_no_decision() -> None:
     hits = 0
 
@@ -412,6 +413,7 @@ def test_no_byte_passes_for_another(name: str, changes: list[tuple[int, int, byt
     assert outcome(admissions, raw, NOW, Memory())[0] == expected
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", REPEATING)
 def test_no_line_passes_for_another(name: str) -> None:
     """A head that is remembered, with each line of the alphabet in the place of each of its own, and beside it."""
@@ -774,6 +776,7 @@ def named(body: bytes) -> Kind | str | None:
     return found[0]
 
 
+@pytest.mark.unmeasured
 @settings(STEADY, max_examples=250)
 @given(BODIES)
 def test_no_body_names_two_models(body: bytes) -> None:
@@ -856,6 +859,7 @@ def test_a_second_model_is_found_however_far_away_it_stands() -> None:
             assert failure.kind is errors.BAD_REQUEST
 
 
+@pytest.mark.unmeasured
 @settings(STEADY, max_examples=150)
 @given(BODIES, st.sampled_from(["gpt-4o", "a/b:c", 'quo"te\\', "é\n", "model"]))
 def test_another_name_changes_nothing_else(body: bytes, name: str) -> None:

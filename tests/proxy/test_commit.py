@@ -22,6 +22,7 @@ from streams import APIS, EACH, HEAD, Api, answering, chat, config, event, held,
 CUTS = ["whole", "bytes", 1]
 
 
+@pytest.mark.unmeasured
 @EACH
 @pytest.mark.parametrize("cut", CUTS)
 async def test_what_was_held_goes_out_as_it_came(api: Api, cut: str | int) -> None:
@@ -78,6 +79,7 @@ FAILURES: dict[str, tuple[str, bytes, str, int]] = {
 }
 
 
+@pytest.mark.unmeasured
 @EACH
 @pytest.mark.parametrize("count", ["none", "some", "all"])
 @pytest.mark.parametrize("name", FAILURES)
@@ -107,6 +109,7 @@ async def test_a_break_before_content(api: Api, name: str, count: str) -> None:
             assert record.get("tokens") == ({"input": 3} if reported else None)  # which was paid for
 
 
+@pytest.mark.unmeasured
 @EACH
 @pytest.mark.parametrize("cut", CUTS)
 async def test_an_error_in_place_of_content(api: Api, cut: str | int) -> None:

@@ -39,6 +39,8 @@ from aigw.mock.settings import WORDS
 from aigw.proxy.trying import Budget
 from aigw.shared import Series
 
+pytestmark = pytest.mark.unmeasured
+
 ALL = ("connect", "reset", "first_byte", "first_token", "429", "5xx")
 
 

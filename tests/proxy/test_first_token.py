@@ -101,6 +101,7 @@ def lasting(raw: bytes, cut: str) -> Any:
     return handler
 
 
+@pytest.mark.unmeasured
 @EACH
 @pytest.mark.parametrize("cut", ["bytes", "random", "whole"])
 @pytest.mark.parametrize("framing", ["chunks", "length"])

@@ -436,6 +436,7 @@ async def test_what_is_settled_however_it_ends(ending: str, count: int) -> None:
         assert await left(run) == 1000 - count
 
 
+@pytest.mark.unmeasured
 async def test_nothing_is_held_after_random_faults() -> None:
     """Whatever happens to two hundred exchanges at once: nothing stays held, and what was used is what the log says,
     or what was reserved where that says nothing."""

@@ -131,6 +131,7 @@ async def test_five_megabytes_are_collected_byte_for_byte(is_chunked: bool) -> N
         assert gw.gateway.collected == 0
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("chunks", [None, CHUNKS], ids=["length", "chunked"])
 @pytest.mark.parametrize("config", [serving, splicing])
 @pytest.mark.parametrize("cut", ["byte", *range(8)])

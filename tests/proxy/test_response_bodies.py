@@ -87,6 +87,7 @@ async def test_trailers_of_a_response_come_through() -> None:
         assert answer.headers["trailer"] == "x-checksum"
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("cut", ["byte", *range(8)])
 @pytest.mark.parametrize(
     "raw",

@@ -213,6 +213,7 @@ async def test_a_tap_that_raises_is_dropped_and_the_exchange_goes_on(monkeypatch
 # streams that are asked for their usage -------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("framing", ["chunks", "length", "close"])
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("cut", ["whole", "bytes", *range(4)])

@@ -16,7 +16,7 @@ from smuggling.player import Outcome, document, play, ways
 from smuggling.recorder import Recorder, recording
 from smuggling.requests.case import Case
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.unmeasured]
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(smuggling.requests.__path__) if name != "case"]
 CASES: list[Case] = [case for name in MODULES for case in import_module(f"smuggling.requests.{name}").CASES]

@@ -41,6 +41,8 @@ from smuggling.responses.case import CHUNKED, GET, OK, OLD, Case, End, Outcome
 from smuggling.responses.judge import AFTER_SEEN, Got, Verdict, is_own, judge, without_id
 from smuggling.responses.reader import INCOMPLETE, read
 
+pytestmark = pytest.mark.unmeasured
+
 CHAT_PATH = "/v1/chat/completions"
 AFTER = get("/after", b"x-request-id: id")
 SHORT = 0.3  # seconds of silence until a case that is about silence has ended

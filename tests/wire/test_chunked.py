@@ -242,6 +242,7 @@ def test_little_is_kept_between_reads() -> None:
     assert len(decoder._held) <= 300
 
 
+@pytest.mark.unmeasured
 def test_100_000_tiny_chunks_whole_and_byte_by_byte() -> None:
     """Quadratic work would take minutes here."""
     body = b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"

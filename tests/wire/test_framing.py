@@ -85,6 +85,7 @@ def chunks(draw: st.DrawFn) -> bytes:
 CUTS = st.lists(st.integers(0, 500), max_size=6)
 
 
+@pytest.mark.unmeasured
 @STEADY
 @given(st.lists(st.tuples(chunks(), CUTS), min_size=1, max_size=4))
 def test_the_end_is_found_however_the_bytes_arrive(bodies: list[tuple[bytes, list[int]]]) -> None:

@@ -732,6 +732,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.unmeasured
 @settings(STEADY, max_examples=500)
 @given(st.lists(PIECES, max_size=16).map(b"".join) | valid().map(lambda head: head[0]), st.data())
 def test_what_is_understood_is_understood_alike_by_a_strict_reader(block: bytes, data: st.DataObject) -> None:

@@ -119,6 +119,7 @@ HEADERS = st.sampled_from(
 PIECES = st.sampled_from([b"--B\r\n", b"\r\n--B\r\n", b"--B--", b"\r\n", b"\r\n\r\n", b"x", b"--Bx", b"\n"])
 
 
+@pytest.mark.unmeasured
 @settings(STEADY, max_examples=500)
 @given(st.lists(HEADERS | PIECES | st.just(MODEL) | st.just(FILE), max_size=16).map(b"".join))
 def test_the_model_is_the_only_one_that_a_lenient_reader_could_find(body: bytes) -> None:
