@@ -432,7 +432,7 @@ def bury(cells: Cells, number: int, now: float) -> None:
     """The writer of a row is gone: what it held of a level is held no more, what it had reserved counts as used."""
     row = cells.row(number)
     for area in AREAS:
-        for at in _having(row, area, HELD):
+        for at in _having(cells, number, area, HELD):
             slots = row[at : at + area.width]
             held, slots[HELD] = slots[HELD], 0
             if slots[SPAN] > 0:
@@ -448,7 +448,7 @@ def held(cells: Cells) -> int:
     total = 0
     for number in range(cells.rows_used):
         row = cells.row(number)
-        total += sum(row[at + HELD] for area in AREAS for at in _having(row, area, HELD))
+        total += sum(row[at + HELD] for area in AREAS for at in _having(cells, number, area, HELD))
     return total
 
 
@@ -458,7 +458,7 @@ def windows(cells: Cells) -> Iterator[tuple[int, int, int, int]]:
     sums: dict[tuple[int, int, int], int] = {}
     for number in (SUPERVISOR, *range(cells.rows_used)):
         row = cells.row(number)
-        for at in _having(row, CALENDAR, HASH):
+        for at in _having(cells, number, CALENDAR, HASH):
             key = row[at], row[at + SPAN], row[at + STAMP]
             sums[key] = sums.get(key, 0) + row[at + TOTAL]
     for (digest, span, start), total in sums.items():
@@ -475,10 +475,16 @@ def restore(meters: Meters, digest: int, span: int, start: int, total: int, now:
         slots[EXPIRES] = int((end - meters.wall_offset) * 1000)
 
 
-def _having(row: memoryview, area: Area, slot: int) -> list[int]:
-    """Where the entries stand in which a slot is not 0. An area that was never used is not touched: it has no pages."""
+def _having(cells: Cells, number: int, area: Area, slot: int) -> list[int]:
+    """Where the entries stand in which a slot is not 0. Pages that were never used are not touched: to read all of an
+    area makes up to 4 MiB of them."""
+    row = cells.row(number)
     if not row[area.added]:
         return []
-    stop = area.start + area.sets * _WAYS * area.width
-    values = row[area.start + slot : stop : area.width].tolist()
-    return [area.start + number * area.width for number, value in enumerate(values) if value]
+    found = []
+    for begin, end in cells.touched(number, area.start, area.start + area.sets * _WAYS * area.width):
+        skipped = -(-max(begin - area.start - slot, 0) // area.width)  # entries whose slot lies before it
+        first = area.start + skipped * area.width
+        values = row[first + slot : end : area.width].tolist() if first + slot < end else []
+        found += [first + index * area.width for index, value in enumerate(values) if value]
+    return found

@@ -19,6 +19,7 @@ Counting is plain Python on a memoryview: `row[slot] += 1`, ten bytecodes, 0.055
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -101,6 +102,25 @@ class Cells:
         """A row's slots, for its one writer: `row[slot] += 1`. Numbers begin at 0, or are `SUPERVISOR`."""
         start = _HEADER + (1 + number) * ROW_SLOTS
         return self._slots[start : start + ROW_SLOTS]
+
+    def touched(self, number: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The parts of a run of slots in a row that were ever written, by whole pages: to read a page makes it."""
+        begin = (_HEADER + (1 + number) * ROW_SLOTS) * 8
+        place, end = begin + start * 8, begin + stop * 8
+        if self.descriptor < 0:
+            yield start, stop
+            return
+        while place < end:
+            try:
+                place = os.lseek(self.descriptor, place, os.SEEK_DATA)
+                hole = os.lseek(self.descriptor, place, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # there is nothing behind it
+                    return
+                raise
+            if place < end:
+                yield (place - begin) // 8, (min(hole, end) - begin) // 8
+            place = hole
 
     def use(self, number: int) -> memoryview:
         """The same, by whoever made the cells, before a writer is given the row: from now on it is part of sums."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw import meters
-from aigw.meters import CALENDAR, DAY, MONTH, NAMED, OPEN, Calendar, Level, Meters, Sliding, digest_of
+from aigw.meters import CALENDAR, DAY, LEVEL, MONTH, NAMED, OPEN, Calendar, Level, Meters, Sliding, digest_of
 from aigw.shared import SUPERVISOR, Cells
 
 MINUTE = 60_000  # milliseconds
@@ -246,3 +246,19 @@ def test_an_entry_that_another_took_is_made_anew(cells: Cells) -> None:
     assert resting.used(2.0) == 0
     resting.take(2, 2.0)
     assert sliding(cells).used(2.0) == 2
+
+
+def test_what_a_writer_held_is_found_wherever_it_stands_and_no_memory_is_made_for_that(cells: Cells) -> None:
+    cells.use(1)
+    writer = Meters(cells, 1)
+    kinds = (NAMED, LEVEL), (CALENDAR, DAY), (OPEN, MINUTE)
+    for number in range(300):
+        area, span = kinds[number % 3]
+        writer.own(area, digest_of(b"%d" % number), span, 1.0)[meters.HELD] = number + 1
+    assert cells.row(0)[NAMED.added] == 0  # which is the first look at that row's first page
+    pages = os.fstat(cells.descriptor).st_blocks
+    assert meters.held(cells) == sum(range(301))
+    meters.bury(cells, 1, 1.0)
+    assert meters.held(cells) == 0
+    assert os.fstat(cells.descriptor).st_blocks == pages
+    assert len(list(meters.windows(cells))) == 100
