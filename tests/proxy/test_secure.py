@@ -281,7 +281,8 @@ async def test_who_had_to_make_room_before_it_came_is_closed(secure: Secure) -> 
 
 
 def test_little_stays_with_a_connection(authority: trustme.CA, secure: Secure, tmp_path: Path) -> None:
-    """Of the memory that a request of a megabyte took. 40 KiB is the mark; a buffer of its own would be 256 KiB."""
+    """Of the memory that a request of a megabyte took: some 16 KiB, where a buffer of its own would be 256. What a heap
+    grows by anyway (3 MiB were seen) is shared by all of them."""
     issued = authority.issue_cert(NAME)
     (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     (tmp_path / "key.pem").write_bytes(issued.private_key_pem.bytes())
@@ -307,13 +308,13 @@ gateways: {{default: {{auth: none, models: {{"*": mock}}}}}}
 
         socks: list[ssl.SSLSocket] = []
         try:
-            for number in range(30):
+            for number in range(65):
                 if number == 5:  # by now the worker has all that it needs for one
                     before = taken()
                 raw = socket.create_connection((NAME, port), timeout=LIMIT)
                 socks.append(secure[1].wrap_socket(raw, server_hostname=NAME))
                 ask(socks[-1])
-            assert (taken() - before) / 25 < 40 * 1024
+            assert (taken() - before) / 60 < 100 * 1024
         finally:
             for sock in socks:
                 sock.close()
