@@ -226,8 +226,8 @@ def _model_of_any(whole: bytes) -> tuple[str | None, dict[str, Any]] | Failure:
         members = load(whole, MODEL)
     except DuplicateMember as error:
         return Failure(BAD_REQUEST, str(error), "model")
-    except InvalidJSON as error:
-        return Failure(INVALID_JSON, str(error))
+    except InvalidJSON as invalid:
+        return Failure(INVALID_JSON, str(invalid))
     for name in members:
         # Readers that fold case (Go's encoding/json) take `Model` for `model`, and the later of the two for the one.
         if len(name) == 5 and name != "model" and name.lower() == "model":

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aigw import __version__
+from aigw.process import build
 
 CONFIG = "config.yaml"  # used without --config, where it stands in the current folder
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")  # of a key, as in the config
@@ -194,7 +195,7 @@ def _run(words: list[str], since: float) -> int:
         description="An AI gateway: your applications speak to it as to OpenAI, Anthropic or Gemini.",
         epilog="commands:\n" + "".join(f"  {name:<10}{text}\n" for name, (text, _) in COMMANDS.items()) + f"\n{EPILOG}",
     )
-    parser.add_argument("--version", action="version", version=f"aigw {__version__}")
+    parser.add_argument("--version", action="version", version=f"aigw {__version__} ({build()})")
     if not words:
         parser.print_help(sys.stderr)
         return 2

@@ -25,6 +25,7 @@ and remembered, so that an exchange costs a look-up and six additions, and a str
 from __future__ import annotations
 
 from bisect import bisect_left
+from builtins import memoryview  # for mypyc, which looks for a NamedTuple's types among the module's own names
 from collections.abc import Iterable, Sequence, Sized
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -58,9 +59,39 @@ if TYPE_CHECKING:
 
 # Upper bounds of the histograms in seconds, inclusive. A short answer takes a second, a long one minutes; a refusal
 # takes no time at all.
-DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+DURATIONS: Final[tuple[float, ...]] = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
 # The gateway's own time is tens of microseconds, and as long as the request's body takes where that is awaited.
-OVERHEADS: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
+OVERHEADS: Final[tuple[float, ...]] = (
+    0.00001,
+    0.000025,
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.1,
+    1.0,
+)
 
 # An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds. Buckets and
 # sum of the time to the first content likewise, from FIRST on.

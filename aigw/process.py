@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -88,6 +89,12 @@ def _start(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def build() -> str:
+    """How the data path runs: `compiled`, as C that was made of it (see `setup.py`), or `interpreted`."""
+    found = find_spec("aigw.tokens")
+    return "interpreted" if found is None or str(found.origin).endswith(".py") else "compiled"
 
 
 def ignore_signals() -> None:

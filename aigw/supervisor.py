@@ -30,7 +30,7 @@ from aigw.admin.messages import Refused
 from aigw.admin.run import Admin, Bound
 from aigw.channel import encode
 from aigw.config import lines
-from aigw.process import Faults, WorkerProcess, log, notify, say, start_config
+from aigw.process import Faults, WorkerProcess, build, log, notify, say, start_config
 from aigw.records import Writer
 from aigw.shared import SUPERVISOR, Cells
 from aigw.source import Options, Reading
@@ -191,7 +191,7 @@ class Supervisor:
             self._served.document,
             self._listeners.urls(_secure(self._served.document)),
             self._admin.urls,
-            version=__version__,
+            version=f"{__version__} ({build()})",
             source=config,
             seconds=time.monotonic() - self._options.since,
             colour=sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",

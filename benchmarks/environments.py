@@ -79,7 +79,7 @@ def known(folder: Path) -> dict[str, Environment]:
 def size_of_aigw(python: str) -> int | None:
     """Bytes of aigw and of what it needs at run time; None where that is not all installed for `python`."""
     names = [line.partition("==")[0] for line in _LOCKED.read_text().splitlines() if "==" in line]
-    done = subprocess.run([python, "-c", _SIZES, *names], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-P", "-c", _SIZES, *names], capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None
 
 

@@ -4,8 +4,12 @@
 
 Each step is timed alone, in rounds; the best round is printed, since whatever else a machine does only ever adds. The
 first rows are whole exchanges: a request in, the request out, the response in, the response out, its record. In place,
-with cold caches and the kernel's share, an exchange costs more: `compare.py` measures that. What counting costs is
-shown beside it: the same exchange with a request limit on its key, and with neither limit nor counters nor record.
+with cold caches and the kernel's share, an exchange costs more: `compare.py` measures that. What it costs to hold a
+limit, to count and to log is said together at the end: what an exchange takes more with a request limit on its key, and
+what its last step takes, which counts it and writes its record.
+
+It measures what Python finds: the sources of this checkout, or the compiled package of an environment that it was
+installed in (`python -P benchmarks/micro.py`).
 
 `--json` keeps the figures, `--check` compares with those that were kept, on the same machine and interpreter: it prints
 what moved by more than a tenth, and exits with status 1 where a step became slower by that.
@@ -19,8 +23,7 @@ import gc
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, process_time
 from typing import Any, NamedTuple, cast
@@ -32,12 +35,11 @@ import fakes  # the documents that tests are written with
 from aigw import ledger
 from aigw.admit import MODEL
 from aigw.config import snapshot
-from aigw.counters import Counters
 from aigw.errors import Failure
 from aigw.forward import request_prefix
 from aigw.gateway import Gateway
 from aigw.policies import keys
-from aigw.proxy import exchange as proxying
+from aigw.process import build
 from aigw.proxy.admission import Memory
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.connection import Outbox
@@ -72,8 +74,10 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encodi
 EVENT = b'fa\r\ndata: {"choices":[{"delta":{"content":"' + b"x" * 204 + b'"}}]}\n\n\r\n'
 
 
+PLAIN = "exchange, heads that repeat"
 LIMITED = "  with a request limit"
-UNCOUNTED = "  without limit, counters and log"
+ENDED = "  count it and write its record"
+EMPTY = "  (an empty call)"
 
 
 class FakeTransport:
@@ -108,17 +112,9 @@ class NoLoop:
         pass
 
 
-class Uncounted:
-    """In the place of the counters."""
-
-    def count(self, *_: object) -> None:
-        pass
-
-
 class Step(NamedTuple):
     name: str
     call: Callable[[], Any]
-    where: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Rig:
@@ -151,17 +147,6 @@ class Rig:
         self.client.data_received(REQUEST)
         self.upstream.data_received(ANSWER)
         self.end_turn()
-
-    @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Nothing is counted and nothing recorded."""
-        counts, self.gateway.counters = self.gateway.counters, cast(Counters, Uncounted())
-        writes, proxying.record = proxying.record, lambda *_: b""  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            self.gateway.counters = counts
-            proxying.record = writes
 
     def fresh_request(self) -> bytes:
         """A head no other is equal to: a request id and a trace id, as an instrumented client sends them."""
@@ -224,10 +209,14 @@ def steps(rig: Rig) -> list[Step]:
     done.admission.described = ledger.describe(done.admission, candidate, done.model)
     done.status, done.head_at, done.sent_at, done.acquiring_at = 200, 1.1, 1.05, 1.05
     limited = Rig(fakes.limit("requests", 1_000_000_000, 60.0, "key"))
+
+    def end() -> None:
+        done.ended = False
+        done._record("ok", None, 1.2)
+
     table: list[Any] = [
-        ("exchange, heads that repeat", rig.exchange),
+        (PLAIN, rig.exchange),
         (LIMITED, limited.exchange),
-        (UNCOUNTED, rig.exchange, rig.uncounted),
         ("exchange, heads that never repeat", fresh_exchange),
         ("stream of 50 events", stream),
         ("  parse the request's head", lambda: last_head(block)),
@@ -239,8 +228,9 @@ def steps(rig: Rig) -> list[Step]:
         ("  find the model, choose the target", lambda: choose(find(found, "openai", key, "gpt-3.5-turbo"), gateway)),
         ("  write the request's head", lambda: request_prefix(config, found, candidate, head)),
         ("  parse the response's head", lambda: gateway.responses.heads.get(answer_block)),
-        ("  write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2, None)),
-        ("  (an empty call)", lambda: None),
+        (ENDED, end),
+        ("    write the record", lambda: ledger.record(done, b"127.0.0.1", "ok", None, 1.2, 1.2, None)),
+        (EMPTY, lambda: None),
     ]
     return [Step(*row) for row in table]
 
@@ -279,15 +269,17 @@ def main() -> int:
     if arguments.profile:
         profile(table[0].call, arguments.count * 5)
         return 0
-    print(f"CPython {sys.version}")
+    print(f"CPython {sys.version}, {build()}")
     print("microseconds, best of rounds")
     figures = {}
-    for name, step, where in table:
+    for name, step in table:
         count = max(arguments.count // 10, 1) if name.startswith("stream") else arguments.count
-        with where():
-            figure = figures[name.strip()] = best(step, arguments.rounds, count)
+        figure = figures[name.strip()] = best(step, arguments.rounds, count)
+        rig.records.clear()
         print(f"{figure:9.2f}  {name}")
-    print(f"{figures[LIMITED.strip()] - figures[UNCOUNTED.strip()]:9.2f}  one request limit, counters and log together")
+    limit = figures[LIMITED.strip()] - figures[PLAIN]
+    counted = figures[ENDED.strip()] - figures[EMPTY.strip()]
+    print(f"{limit + counted:9.2f}  one request limit, counters and log together")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     if arguments.check:

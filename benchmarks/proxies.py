@@ -239,5 +239,5 @@ def aigw(folder: Path, target: int, workers: int, python: str) -> Proxy:
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     log = access_log(folder, workers)
     text = AIGW.format(access_log=log, upstream=target, plain=port, digest=digest, model=MODEL, workers=workers)
-    command = [python, "-m", "aigw", "serve", "--config", str(path)]
+    command = [python, "-P", "-m", "aigw", "serve", "--config", str(path)]
     return Proxy("aigw", command, port, port, {path: text}, workers=workers, does=frozenset(WORK))

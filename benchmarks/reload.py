@@ -61,7 +61,7 @@ def measure(size: int, reloads: int, python: str, folder: Path) -> str:
     port, log = free_port(), folder / f"serve-{size}.log"
     path = folder / f"config-{size}.yaml"
     path.write_text(config(port, folder / "access.log", size, 0))
-    process = processes.start([python, "-m", "aigw", "serve", "--config", str(path)], OTHER_CORE, log)
+    process = processes.start([python, "-P", "-m", "aigw", "serve", "--config", str(path)], OTHER_CORE, log)
     try:
         client = connect(port, process, log)
         worker = processes.tree(process.pid)[-1]

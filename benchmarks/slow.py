@@ -154,7 +154,9 @@ class Gateway:
         self.port = proxies.free_port()
         path, log = folder / "aigw.yaml", folder / "access.log"
         path.write_text(CONFIG.format(port=self.port, log=log, instant=targets[0], large=targets[1]) + text)
-        self.process = processes.start([python, "-m", "aigw", "serve", "--config", str(path)], CORE, folder / "output")
+        self.process = processes.start(
+            [python, "-P", "-m", "aigw", "serve", "--config", str(path)], CORE, folder / "output"
+        )
         deadline = time.monotonic() + 10
         while not self._answers():
             if time.monotonic() > deadline or self.process.poll() is not None:

@@ -89,7 +89,7 @@ class Gateway:
         }
         self.saved = 0
         self.save()
-        aigw = [options.python, "-m", "aigw"]
+        aigw = [options.python, "-P", "-m", "aigw"]
         command = [*aigw, "mock", "--listen", f"127.0.0.1:{mock}"]
         self.mock = processes.start(command, max(cores), folder / "mock.log")
         stack.callback(processes.stop, self.mock)

@@ -10,9 +10,13 @@ import pytest
 import uvloop
 from cpu import untraced
 
+from aigw.process import build
+
 # Coverage costs each process 0.2 s of CPU, and there are 600. In these files the processes themselves are tested; in
 # all others they carry tests of what other tests run in their own process, where it is measured.
 PROCESSES = {"test_api.py", "test_cli.py", "test_end_to_end.py", "test_supervisor.py", "test_workers.py"}
+
+DATA_PATH = {"policies", "providers", "proxy", "wire"}
 
 LONGEST = ("test_reload.py", "test_reload_keys.py", "test_api.py", "test_supervisor.py", "test_writers.py")
 
@@ -33,6 +37,14 @@ def followed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that of several pytests side by side none is alone with one of them at the end."""
+    for item in items:
+        if item.path.parent.name in DATA_PATH:
+            item.add_marker("data_path")
+    if build() == "compiled":
+        skip = pytest.mark.skip("the data path is compiled")
+        for item in items:
+            if item.get_closest_marker("interpreted") is not None:
+                item.add_marker(skip)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from aigw import __version__, cli
+from aigw import __version__, cli, process
 
 PATIENCE = 30.0
 COMMANDS = ["serve", "check", "status", "usage", "reload", "mock", "key", "explain", "schema", "dashboard"]
@@ -44,13 +44,13 @@ def fails(*words: str, folder: Path | None = None) -> str:
 
 def test_version() -> None:
     done = run("--version")
-    assert (done.returncode, done.stdout) == (0, f"aigw {__version__}\n")
+    assert (done.returncode, done.stdout) == (0, f"aigw {__version__} ({process.build()})\n")
 
 
 def test_the_installed_command_is_the_same() -> None:
     command = Path(sys.executable).with_name("aigw")
     done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout == f"aigw {__version__}\n"
+    assert done.stdout == f"aigw {__version__} ({process.build()})\n"
 
 
 def test_help_names_every_command() -> None:

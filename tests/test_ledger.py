@@ -17,6 +17,8 @@ from aigw.errors import Failure
 from aigw.tokens import Tokens
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser, ResponseHead, ResponseParser
 
+pytestmark = pytest.mark.interpreted  # what it describes here only looks like an exchange
+
 CONFIG = snapshot.compile(
     document(
         {"up": upstream(target("http://127.0.0.1:1", "a"), api_key="canary")},

@@ -15,6 +15,8 @@ from fakes import Answer, connect, post
 from load import ASK, PATH
 from processes import Serve
 
+pytestmark = pytest.mark.unmeasured
+
 LARGE = json.dumps(ASK | {"max_tokens": 1_000_000_000}).encode()
 SLOW = json.dumps(ASK | {"stream": True, "max_tokens": 1000}).encode()
 

@@ -17,6 +17,8 @@ import pytest
 from load import load
 from processes import PATIENCE, Serve
 
+pytestmark = pytest.mark.unmeasured
+
 CONFIG = """\
 drain: {{timeout: 20s}}
 workers: {workers}

@@ -179,7 +179,7 @@ def serve(folder: Path) -> Iterator[Serve]:
 
 def test_the_command_on_the_screen_works(serve: Serve) -> None:
     screen = "\n".join(serve.lines)
-    assert re.search(r"^aigw \S+ ready in \d\.\d\d s, config\.yaml$", screen, re.MULTILINE)
+    assert re.search(r"^aigw \S+ \(\w+\) ready in \d\.\d\d s, config\.yaml$", screen, re.MULTILINE)
     assert re.search(r"^  upstreams +mock +mock, answers by itself$", screen, re.MULTILINE)
     command = shlex.split(screen[screen.index("curl") :].replace("\\\n", " "))
     headers = dict(command[at + 1].split(": ") for at, word in enumerate(command) if word == "-H")

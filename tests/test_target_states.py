@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from admin.calls import AdminServe
 from processes import PATIENCE, Upstream
+
+pytestmark = pytest.mark.unmeasured
 
 CONFIG = """\
 workers: 2

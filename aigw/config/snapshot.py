@@ -9,7 +9,6 @@ live inside it and die with it. No clock, no file, no socket here.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from copy import copy
 from math import gcd
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -331,7 +330,17 @@ class Resolved:
         return one.candidates[0].price
 
     def with_plan(self, plan: Plan) -> Resolved:
-        planned = copy(self)
+        planned = Resolved(self.upstream, self.entry, None, None)
+        planned.dialects = self.dialects
+        planned.candidates = self.candidates
+        planned.is_limited = self.is_limited
+        planned.only = self.only
+        planned.parts = self.parts
+        planned.total = self.total
+        planned.limits = self.limits
+        planned.first_token = self.first_token
+        planned.retry = self.retry
+        planned.fallbacks = self.fallbacks
         planned.plan = plan
         if any(other.is_limited for other in plan.fallbacks):
             planned.is_limited = True

@@ -192,8 +192,8 @@ def _duration(seconds: float) -> bytes:
     """As OpenAI has it, and Go: 1h0m0s, 6m0s, 1s, 250ms."""
     if seconds < 1:
         return b"%dms" % round(seconds * 1000)
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
+    whole, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(whole), 60)
     text = f"{rest:g}s"
     if minutes or hours:
         text = f"{minutes}m{text}"

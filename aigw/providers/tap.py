@@ -186,9 +186,9 @@ class Tap:
         begin = payload.find(b"{", place, place + 20)
         last = payload.rfind(b"}")
         end = payload.rfind(b"}", begin, last) + 1
-        if begin < 0 or end == 0 or payload[place + 6 : begin] not in _PLAIN_COLONS:
+        if begin < place + 6 or end == 0 or payload[place + 6 : begin] not in _PLAIN_COLONS:
             return False
-        if payload[place - 1 : place] == b"\\" or payload.rfind(USAGE, 0, place) >= 0:
+        if payload.endswith(b"\\", 0, place) or payload.rfind(USAGE, 0, place) >= 0:
             return False
         after = payload[last + 1 :]
         if after and (
@@ -237,7 +237,7 @@ class Tap:
             if self._found is not None:
                 self._count(payload, counted, start)
                 counted = start
-                if self._found is not None and self._closed < 0:
+                if self._closed < 0:
                     continue  # it stands deeper than the one before
             self._found = tokens
             self._closed = 0

@@ -10,7 +10,6 @@ Which target that is, `route.choose` knows; how an attempt is made, the exchange
 
 from __future__ import annotations
 
-from copy import copy
 from random import random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -274,7 +273,7 @@ class Trying:
             return response
         candidate = exchange.candidate
         assert candidate is not None
-        told = copy(response)
+        told = response.copied()
         if response.status >= 400:
             told.kept = [line for line in response.kept if line[:15].lower() != b"x-should-retry:"]
             told.kept.append(NO_RETRY)

@@ -222,6 +222,23 @@ class ResponseHead:
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status} length {self.length} chunked {self.chunked}>"
 
+    def copied(self) -> ResponseHead:
+        """Another of the same, as it was read: what was remembered of writing it is not in it."""
+        other = ResponseHead(self.minor, self.status, self.reason)
+        other.kept = self.kept
+        other.length = self.length
+        other.chunked = self.chunked
+        other.is_plain = self.is_plain
+        other.close = self.close
+        other.keep_alive = self.keep_alive
+        other.cookies = self.cookies
+        other.request_id = self.request_id
+        other.own_id = self.own_id
+        other.content_type = self.content_type
+        other.content_encoding = self.content_encoding
+        other.way = self.way
+        return other
+
 
 class RequestParser:
     """Parses request heads; one per worker, since what it remembers is worth sharing."""

@@ -15,6 +15,8 @@ from processes import PATIENCE, Serve
 
 from aigw import cli
 
+pytestmark = pytest.mark.unmeasured
+
 KEY = "sk-aigw-demo"
 TOKEN = "sk-token-0123456789abcdef"
 CONFIG = f"""\

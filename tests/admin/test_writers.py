@@ -21,6 +21,8 @@ from processes import PATIENCE
 
 from aigw.config import store
 
+pytestmark = pytest.mark.unmeasured
+
 CONFIG = """\
 listen: 127.0.0.1:0
 workers: 2

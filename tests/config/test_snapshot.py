@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw.config import snapshot
-from aigw.config.snapshot import Snapshot, Target, parse_url, remember, smooth
+from aigw.config.retry import Retry
+from aigw.config.snapshot import Plan, Resolved, Snapshot, Target, parse_url, remember, smooth
 from aigw.providers.endpoints import without_version
 from aigw.wire.head import HeadBounds
 
@@ -317,3 +318,18 @@ def test_names_that_clients_make_up_are_kept_in_bounds() -> None:
     for i in range(3000):
         assert spec.find_model(f"m-{i}") is not None
     assert len(spec.resolved) <= 1024
+
+
+# -------------------------------------------------------------------------------------------------------------- retries
+
+
+def test_with_a_plan_it_is_otherwise_the_same() -> None:
+    models = {"m": model("up", timeouts={"total": 9.0, "first_token": 3.0})}
+    config = snapshot.compile(document({"up": upstream(target(URL))}, gateways={"g": gateway(models=models)}), 1)
+    found = Resolved.split(config.gateways["g"].models[0], [(1, Resolved(config.upstreams["up"], "m", "a", "b"))])
+    found.fallbacks = (Resolved(config.upstreams["up"], "n", "c", "d"),)
+    plan = Plan(Retry({"attempts": 2, "budget": 0.2, "when": ["5xx"]}), "model", found.fallbacks, 1.0)
+    names = [name for name in dir(found) if not name.startswith("_") and not callable(getattr(found, name))]
+    planned = found.with_plan(plan)
+    assert {name for name in names if getattr(planned, name) != getattr(found, name)} == {"plan"}
+    assert planned.plan is plan

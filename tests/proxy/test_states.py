@@ -65,6 +65,7 @@ def test_every_deadline_is_called_as_in_the_config() -> None:
     assert {body.value for body in Body} == {"collecting", "uploading", "uploaded"}
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("old", "new"), EDGES, ids=[f"{old.value} to {new.value}" for old, new in EDGES])
 async def test_every_move_is_made(old: State, new: State, checked_moves: set[tuple[State, State]]) -> None:
     scenario = SCENARIOS.get((old.value, new.value))

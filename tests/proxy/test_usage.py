@@ -198,6 +198,7 @@ class Broken:
         raise RuntimeError("a fault of the tap")
 
 
+@pytest.mark.interpreted
 async def test_a_tap_that_raises_is_dropped_and_the_exchange_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigw.proxy.taps.Tap", lambda way: Broken())
     body = chunked(*pieces(SAID, 50))

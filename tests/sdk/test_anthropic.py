@@ -14,6 +14,8 @@ from anthropic import Anthropic, AsyncAnthropic
 from processes import Serve, Upstream
 from pydantic import BaseModel
 
+pytestmark = pytest.mark.unmeasured
+
 MODEL = "claude-haiku-4-5"
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 ASK: Any = {"model": MODEL, "max_tokens": 100, "messages": MESSAGES}

@@ -12,6 +12,8 @@ from google.genai import errors, types
 from processes import Serve, Upstream
 from pydantic import BaseModel
 
+pytestmark = pytest.mark.unmeasured
+
 MODEL = "gemini-2.5-flash"
 SCHEMA = {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}, "required": ["city"]}
 BROKEN = ["cut-body", "cut-event", "cut-between", "reset", "bad-chunk", "early-close"]

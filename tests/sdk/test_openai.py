@@ -15,6 +15,8 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from processes import Serve, Upstream
 from pydantic import BaseModel
 
+pytestmark = pytest.mark.unmeasured
+
 MODEL = "gpt-4o"
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

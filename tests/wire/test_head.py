@@ -31,7 +31,8 @@ BOUNDS = HeadBounds()
 def facts(value: Any) -> Any:
     """All that a head says, in a form that compares."""
     if isinstance(value, RequestHead | ResponseHead | RequestLine | Field):
-        return {name: facts(getattr(value, name)) for name in value.__slots__}
+        names = [name for name in dir(value) if not name.startswith("_") and not callable(getattr(value, name))]
+        return {name: facts(getattr(value, name)) for name in names}
     return [facts(item) for item in value] if isinstance(value, list) else value
 
 
@@ -661,6 +662,18 @@ def test_a_response_head_is_bounded_by_what_was_sent() -> None:
     assert refusal(parser, block, HeadBounds(headers=2)).kind is UPSTREAM_MALFORMED
     assert refusal(parser, block, HeadBounds(head=len(block) - 1)).kind is UPSTREAM_MALFORMED
     parser.parse(block, HeadBounds(head=len(block), headers=3))
+
+
+def test_a_copy_of_a_response_head_is_the_same() -> None:
+    head = response(
+        *(b"HTTP/1.0 429 Slow Down", b"content-length: 5", b"content-type: text/plain", b"content-encoding: gzip"),
+        *(b"set-cookie: a=b", b"x-request-id: one", b"request-id: two", b"retry-after: 1"),
+    )
+    head.way = 1
+    same = facts(head)
+    assert facts(head.copied()) == same
+    head.prefix, head.limitless, head.candidate = b"written", b"written", object()
+    assert facts(head.copied()) == same
 
 
 def test_few_response_heads_are_remembered() -> None:
