@@ -27,7 +27,7 @@ from setuptools.errors import CompileError
 # much as ever. What runs less often is left out, for the 1.5 s that a module takes to compile.
 COMPILED = """
     admit counters errors forward gateway ledger meters route shared tokens
-    config/limits config/snapshot
+    config/limits config/snapshot config/upstreams
     policies/allowance policies/keys policies/limits
     providers/first providers/tap providers/usage
     proxy/admission proxy/client proxy/connection proxy/exchange proxy/pool proxy/taps proxy/upstream

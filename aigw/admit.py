@@ -33,7 +33,8 @@ from aigw.wire.multipart import BadForm, ModelPart
 
 if TYPE_CHECKING:
     from aigw.config.limits import Limit
-    from aigw.config.snapshot import Candidate, Key, Match, Resolved, Snapshot
+    from aigw.config.snapshot import Key, Match, Resolved, Snapshot
+    from aigw.config.upstreams import Candidate
     from aigw.counters import Counts
     from aigw.policies.allowance import Allowance
     from aigw.wire.head import RequestHead

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import orjson
 
-from aigw.config.snapshot import Resolved, remember
+from aigw.config.snapshot import Resolved
+from aigw.config.upstreams import remember
 from aigw.errors import (
     CONNECT_FAILED,
     CONNECT_TIMEOUT,
@@ -53,7 +54,8 @@ from aigw.tokens import CLASSES, Tokens
 
 if TYPE_CHECKING:
     from aigw.admit import Admission
-    from aigw.config.snapshot import Candidate, Key, Rule, Snapshot, Target
+    from aigw.config.snapshot import Key, Rule, Snapshot
+    from aigw.config.upstreams import Candidate, Target
 
     _Remembered = tuple[Rule, Candidate | None, Key | None, int, str]
 

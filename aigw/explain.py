@@ -27,7 +27,8 @@ from aigw.admit import (
     unlisted,
 )
 from aigw.config.limits import Limit
-from aigw.config.snapshot import Candidate, GatewaySpec, Key, Match, Plan, Resolved, Snapshot, Target, Upstream
+from aigw.config.snapshot import GatewaySpec, Key, Match, Plan, Resolved, Snapshot
+from aigw.config.upstreams import Candidate, Target, Upstream
 from aigw.counters import Standing
 from aigw.errors import Failure, Refused
 from aigw.forward import request_message, request_prefix

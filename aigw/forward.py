@@ -7,7 +7,8 @@ forwarded; which credentials pass, below).
 
 from __future__ import annotations
 
-from aigw.config.snapshot import Candidate, Match, Snapshot, Target
+from aigw.config.snapshot import Match, Snapshot
+from aigw.config.upstreams import Candidate, Target
 from aigw.providers.endpoints import replace_model, without_version
 from aigw.wire.fields import X_AIGW_KEY, digest, line_name
 from aigw.wire.head import RequestHead, ResponseHead, key_of

@@ -17,7 +17,8 @@ from time import monotonic
 from typing import Final
 
 from aigw.accept import Acceptor
-from aigw.config.snapshot import Candidate, Snapshot, Target, Upstream
+from aigw.config.snapshot import Snapshot
+from aigw.config.upstreams import Candidate, Target, Upstream
 from aigw.counters import IN_FLIGHT, TALLIES, Counters, Tally, TargetStates, clear
 from aigw.errors import BAD_REQUEST, Failure
 from aigw.ledger import refusal

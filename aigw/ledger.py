@@ -18,7 +18,8 @@ from aigw.tokens import Tokens
 
 if TYPE_CHECKING:
     from aigw.admit import Admission
-    from aigw.config.snapshot import Candidate, Snapshot
+    from aigw.config.snapshot import Snapshot
+    from aigw.config.upstreams import Candidate
     from aigw.wire.head import ResponseHead
 
 # DEL, and U+0080 to U+009F in UTF-8

@@ -14,19 +14,8 @@ from math import inf
 from typing import Final, Protocol
 
 from aigw.config.retry import FALLBACK, NEVER, Retry
-from aigw.config.snapshot import (
-    Candidate,
-    GatewaySpec,
-    Key,
-    Match,
-    Plan,
-    Resolved,
-    Rule,
-    Snapshot,
-    Target,
-    Upstream,
-    remember,
-)
+from aigw.config.snapshot import GatewaySpec, Key, Match, Plan, Resolved, Rule, Snapshot
+from aigw.config.upstreams import Candidate, Target, Upstream, remember
 from aigw.errors import (
     BAD_REQUEST,
     DIALECT_MISMATCH,

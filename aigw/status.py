@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigw import shared
 from aigw.config.limits import Limit, limits_of
-from aigw.config.snapshot import target_text
+from aigw.config.upstreams import target_text
 from aigw.counters import (
     BUSY,
     EXCHANGES,
@@ -35,7 +35,7 @@ from aigw.policies.attempts import Asker, Attempts, Full
 from aigw.shared import Cells
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate, Target, Upstream
+    from aigw.config.upstreams import Candidate, Target, Upstream
     from aigw.meters import Meters
 
 

@@ -14,7 +14,8 @@ from fakes import document, gateway, key, model, rule, target, upstream
 from aigw import shared
 from aigw.admit import Admission, admit
 from aigw.config import snapshot
-from aigw.config.snapshot import Candidate, Snapshot
+from aigw.config.snapshot import Snapshot
+from aigw.config.upstreams import Candidate
 from aigw.counters import EJECTED, HEALTH, HEALTH_WIDTH, WHY, Counters
 from aigw.errors import Failure
 from aigw.route import choose, find

@@ -15,7 +15,8 @@ from fakes import document, gateway, key, limit, model, rule, target, upstream
 from aigw import errors, route
 from aigw.admit import Admission, admit, affinity, touches_state
 from aigw.config import snapshot
-from aigw.config.snapshot import Candidate, Resolved, Snapshot, Target, Upstream
+from aigw.config.snapshot import Resolved, Snapshot
+from aigw.config.upstreams import Candidate, Target, Upstream
 from aigw.policies import balance
 from aigw.policies.attempts import Full
 from aigw.wire.head import RequestParser

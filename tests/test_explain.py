@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw import show
-from aigw.config import snapshot
+from aigw.config import snapshot, upstreams
 from aigw.counters import IN_SERVICE, Standing
 from aigw.explain import MASK, NEW_ID, Moment, decide, explain
 from aigw.meters import Meters
@@ -481,19 +481,19 @@ class Now:
         self.loads = loads or {}
         self.out = out or {}
 
-    def in_flight(self, target: snapshot.Target) -> int:
+    def in_flight(self, target: upstreams.Target) -> int:
         return self.loads.get(target.name, 0)
 
-    def cursor(self, upstream: snapshot.Upstream) -> int:
+    def cursor(self, upstream: upstreams.Upstream) -> int:
         return 0
 
     def draw(self) -> float:
         return 0.0
 
-    def out_until(self, target: snapshot.Target) -> float:
+    def out_until(self, target: upstreams.Target) -> float:
         return self.standing(target).until
 
-    def standing(self, target: snapshot.Target) -> Standing:
+    def standing(self, target: upstreams.Target) -> Standing:
         return self.out.get(target.name, IN_SERVICE)
 
 

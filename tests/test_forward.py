@@ -9,7 +9,8 @@ from fakes import document, gateway, key, model, rule, target, upstream
 
 from aigw import route
 from aigw.config import snapshot
-from aigw.config.snapshot import Candidate, Match, Resolved, Snapshot
+from aigw.config.snapshot import Match, Resolved, Snapshot
+from aigw.config.upstreams import Candidate
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_keys
 from aigw.wire.fields import digest
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser, ResponseParser

@@ -25,6 +25,7 @@ SERVING = [
     {"prices"},
     {"providers"},
     {"config.limits", "config.retry"},
+    {"config.upstreams"},
     {"config.snapshot", "config.lines"},
     {"policies.balance", "policies.ejection"},
     {"policies", "forward"},
@@ -102,6 +103,7 @@ PURE = (
     "config.retry",
     "config.schema",
     "config.snapshot",
+    "config.upstreams",
     "config.edit",
 )
 CLOCKS = {

@@ -12,7 +12,8 @@ from fakes import document, gateway, key, model, rule, target, upstream
 
 from aigw import errors, ledger, route
 from aigw.config import snapshot
-from aigw.config.snapshot import Candidate, Key, Match, Snapshot
+from aigw.config.snapshot import Key, Match, Snapshot
+from aigw.config.upstreams import Candidate
 from aigw.errors import Failure
 from aigw.tokens import Tokens
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser, ResponseHead, ResponseParser

@@ -10,7 +10,8 @@ from fakes import document, gateway, key, model, rule, target, upstream
 
 from aigw import errors, route
 from aigw.config import snapshot
-from aigw.config.snapshot import Candidate, GatewaySpec, Match, Resolved, Snapshot, Target, Upstream
+from aigw.config.snapshot import GatewaySpec, Match, Resolved, Snapshot
+from aigw.config.upstreams import Candidate, Target, Upstream
 from aigw.errors import Failure, Kind
 from aigw.providers import dialect_of
 from aigw.wire.head import HeadBounds, RequestHead, RequestParser

@@ -20,7 +20,7 @@ from aigw.policies.estimate import NOTHING, Estimate
 from aigw.tokens import Tokens
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate, Target
+    from aigw.config.upstreams import Candidate, Target
     from aigw.prices import Price
 
 # What is full now has no room now, however soon it has.

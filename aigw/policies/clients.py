@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-from aigw.config.snapshot import remember
+from aigw.config.upstreams import remember
 from aigw.wire.fields import line_name
 
 _HEADER: Final = b"x-forwarded-for"

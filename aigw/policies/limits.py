@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from aigw.config.limits import Limit, without
-from aigw.config.snapshot import remember
+from aigw.config.upstreams import remember
 from aigw.errors import Failure
 from aigw.meters import Meter, Meters
 from aigw.policies.allowance import Allowance, bind

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from aigw.proxy.secure import Secure
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Target
+    from aigw.config.upstreams import Target
 
 _P = TypeVar("_P", bound=asyncio.Protocol)
 

@@ -26,7 +26,8 @@ from aigw.admit import (
     too_large,
     touches_state,
 )
-from aigw.config.snapshot import Resolved, remember
+from aigw.config.snapshot import Resolved
+from aigw.config.upstreams import remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
     UPSTREAM_CREDENTIAL_REFUSED,
@@ -57,7 +58,8 @@ from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
     from aigw.config.limits import Limit
-    from aigw.config.snapshot import Candidate, Resolved
+    from aigw.config.snapshot import Resolved
+    from aigw.config.upstreams import Candidate
     from aigw.gateway import Gateway
     from aigw.providers.first import FirstContent
     from aigw.providers.tap import Tap

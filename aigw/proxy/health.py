@@ -45,8 +45,9 @@ from aigw.policies.ejection import Ejection
 from aigw.proxy.probe import probe
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Candidate, Snapshot, Target
-    from aigw.config.snapshot import Health as Spec
+    from aigw.config.snapshot import Snapshot
+    from aigw.config.upstreams import Candidate, Target
+    from aigw.config.upstreams import Health as Spec
     from aigw.proxy.dial import Dialler
     from aigw.shared import Peers, Series
 

@@ -25,7 +25,7 @@ from aigw.proxy.dial import Dialler, describe
 from aigw.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Target
+    from aigw.config.upstreams import Target
     from aigw.gateway import Gateway
     from aigw.proxy.exchange import Exchange
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aigw.proxy.dial import describe
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Target
+    from aigw.config.upstreams import Target
     from aigw.proxy.dial import Dialler
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})[ \r]")

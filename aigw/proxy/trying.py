@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aigw.admit import fitted, is_bound
 from aigw.config.retry import CONTEXT
-from aigw.config.snapshot import Candidate, Resolved
+from aigw.config.snapshot import Resolved
+from aigw.config.upstreams import Candidate
 from aigw.errors import Failure
 from aigw.forward import response_prefix
 from aigw.proxy.states import Body, Deadline

@@ -44,7 +44,7 @@ from aigw.wire.framing import (
 from aigw.wire.head import ResponseHead
 
 if TYPE_CHECKING:
-    from aigw.config.snapshot import Target
+    from aigw.config.upstreams import Target
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.pool import Pool
     from aigw.proxy.trying import Trying

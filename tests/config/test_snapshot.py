@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from aigw.config import snapshot
 from aigw.config.retry import Retry
-from aigw.config.snapshot import Plan, Resolved, Snapshot, Target, parse_url, remember, smooth
+from aigw.config.snapshot import Plan, Resolved, Snapshot
+from aigw.config.upstreams import Target, parse_url, remember, smooth
 from aigw.providers.endpoints import without_version
 from aigw.wire.head import HeadBounds
 
