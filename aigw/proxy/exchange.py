@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aigw.admit import (
     PROBES,
@@ -27,7 +27,6 @@ from aigw.admit import (
     touches_state,
 )
 from aigw.config.snapshot import Resolved
-from aigw.config.upstreams import remember
 from aigw.errors import (
     REQUEST_TIMEOUT,
     UPSTREAM_CREDENTIAL_REFUSED,
@@ -39,16 +38,17 @@ from aigw.errors import (
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_length
 from aigw.ledger import describe, record
 from aigw.policies.allowance import without_limits
-from aigw.policies.estimate import NOTHING, Estimate, estimate
+from aigw.policies.estimate import NOTHING, Estimate
 from aigw.policies.limits import Taken
 from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
 from aigw.proxy.bulk import MOST_SLOW, PIECE
+from aigw.proxy.choosing import decide, resolve
 from aigw.proxy.health import LATER
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.trying import Trying
 from aigw.proxy.upload import Upload
-from aigw.route import choose, down, find, part, plan
+from aigw.route import down
 from aigw.shared import IN_FLIGHT
 from aigw.tokens import NO_TOKENS, Tokens
 from aigw.wire.fields import retry_after
@@ -228,7 +228,7 @@ class Exchange:
         admission = self.admission
         if admission.failure is not None:
             return False
-        resolved = self._resolve(admission.found.endpoint.model)
+        resolved = resolve(self, admission.found.endpoint.model)
         return isinstance(resolved, Resolved) and resolved.plan is not None and resolved.plan.sends_again
 
     def _answered(self) -> bool:
@@ -261,7 +261,7 @@ class Exchange:
             self.reply(read)
             return
         model, members = read
-        candidate = self._decide(model, whole, members)
+        candidate = decide(self, model, whole, members)
         if candidate is None:
             return
         if candidate.renamed or (candidate.injects and self.admission.found.endpoint.streams_usage):
@@ -277,7 +277,7 @@ class Exchange:
         """The body is complete. It goes on as it is, whatever it is; its members say how much it may use."""
         self.whole = whole
         self.replayable = not self.admission.keeps_state
-        candidate = self._decide(self.admission.found.endpoint.model, members=members_of(whole))
+        candidate = decide(self, self.admission.found.endpoint.model, members=members_of(whole))
         if candidate is not None:
             self._acquire(candidate)
 
@@ -286,7 +286,7 @@ class Exchange:
         if isinstance(form, Failure):
             self.reply(form)
             return
-        candidate = self._decide(form.model, whole)
+        candidate = decide(self, form.model, whole)
         if candidate is None:
             return
         self.whole, _ = fitted(self.admission, whole, candidate)
@@ -300,99 +300,18 @@ class Exchange:
 
     def route(self, model: str | None) -> None:
         """Where to, for a body that needs no reading (any more)."""
-        candidate = self._decide(model)
+        candidate = decide(self, model)
         if candidate is None:
             return
         if self.upload is not None and candidate.renamed and candidate.sent is not None:
             self.upload.rename(candidate.sent)
         self._acquire(candidate)
 
-    def _resolve(self, model: str | None) -> Resolved | Failure:
-        admission = self.admission
-        resolved = find(admission.found, admission.dialect, admission.key, model)
-        if isinstance(resolved, Resolved):
-            planned = plan(admission.found, admission.key, resolved)
-            if planned is not None:
-                resolved = resolved.with_plan(planned)
-            remember(admission.resolved, model, resolved)
-        return resolved
-
-    def _decide(self, model: str | None, whole: bytes = b"", members: dict[str, Any] | None = None) -> Candidate | None:
-        """The candidate, or None where the exchange was answered with the reason that there is none. `whole` is the
-        body where it was read for its model, and `members` its JSON object."""
-        admission = self.admission
-        self.model = model
-        resolved = admission.resolved.get(model)
-        if resolved is None:
-            found = self._resolve(model)
-            if isinstance(found, Failure):
-                self.fail(found)
-                return None
-            resolved = found
-        if (admission.later or resolved.limits) and not self._is_within(resolved, members):
-            return None
-        begun = resolved
-        candidate = resolved.only
-        if candidate is None:
-            self.whole = whole or self.whole  # which the choice may look at
-            if resolved.is_limited:
-                self._measure(resolved, members)
-            begun = part(resolved, self.request_id)
-            chosen = choose(begun, self.gateway, (), self)
-            if isinstance(chosen, Failure):
-                if resolved.plan is not None:
-                    self.trying = Trying(self, resolved, whole, members)
-                    following = self.trying.next(chosen.kind.cause, chosen.kind.status, monotonic())
-                    if following is not None:
-                        begun, candidate, _ = following
-                if candidate is None:
-                    if chosen.limit:
-                        self.gateway.counters.limited(admission.found.gateway.name, chosen.limit, False)
-                    self.fail(chosen)
-                    return None
-            else:
-                candidate = chosen
-                self.gateway.advance(begun.upstream)
-            if candidate.is_limited:
-                self.take(candidate)
-        self.candidate = candidate
-        total = begun.total or admission.total
-        if total is not None:
-            self.client.total = self.started + total
-        if resolved.plan is not None:
-            self.is_special = True
-            self.trying = self.trying or Trying(self, resolved, whole, members)
-            self.trying.begin(begun, candidate, monotonic())
-        return candidate
-
     def affinity(self, on: str) -> bytes:
         return affinity(self.admission, self.more, self.address.encode(), on)
 
     def is_bound(self) -> bool:
         return touches_state(self.admission, self.whole)
-
-    def _is_within(self, resolved: Resolved, members: dict[str, Any] | None) -> bool:
-        """Whether the limits that waited for the model leave room; else it is answered."""
-        taken = self.taken = self.taken or Taken()
-        failure = self.gateway.limits.decide(
-            taken, self, resolved, lambda: self._measure(resolved, members), monotonic()
-        )
-        if failure is not None:
-            self.fail(failure)
-        return failure is None
-
-    def _measure(self, resolved: Resolved, members: dict[str, Any] | None) -> Estimate:
-        """How much the request may use: guessed once, where a limit asks."""
-        taken = self.taken = self.taken or Taken()
-        if taken.estimate is None:
-            taken.estimate = NOTHING
-            if self.admission.is_counted and resolved.upstream.dialects:  # else it uses no tokens
-                upload = self.upload
-                size = self.bytes_in if upload is None else upload.length or self.bytes_in
-                if members is None and self.admission.source == "path":
-                    members = members_of(self.whole)  # nobody else had to read it, if it is here
-                taken.estimate = estimate(size, members, is_form=self.admission.source == "form")
-        return taken.estimate
 
     # the limits of upstreams and targets --------------------------------------------------------------------------
 
