@@ -8,8 +8,7 @@ with cold caches and the kernel's share, an exchange costs more: `compare.py` me
 limit, to count and to log is said together at the end: what an exchange takes more with a request limit on its key, and
 what its last step takes, which counts it and writes its record.
 
-It measures what Python finds: the sources of this checkout, or the compiled package of an environment that it was
-installed in (`python -P benchmarks/micro.py`).
+It measures the aigw that is installed for its interpreter, and says whether that is compiled.
 
 `--json` keeps the figures, `--check` compares with those that were kept, on the same machine and interpreter: it prints
 what moved by more than a tenth, and exits with status 1 where a step became slower by that.
