@@ -62,38 +62,12 @@ if TYPE_CHECKING:
 # Upper bounds of the histograms in seconds, inclusive. A short answer takes a second, a long one minutes; a refusal
 # takes no time at all.
 DURATIONS: Final[tuple[float, ...]] = (
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    600.0,
-)
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
 # The gateway's own time is tens of microseconds, and as long as the request's body takes where that is awaited.
 OVERHEADS: Final[tuple[float, ...]] = (
-    0.00001,
-    0.000025,
-    0.00005,
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.1,
-    1.0,
-)
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0,
+)  # fmt: skip
 
 # An entry of EXCHANGES: a slot for each bucket, of which the last has no bound; the sum in microseconds. Buckets and
 # sum of the time to the first content likewise, from FIRST on.
