@@ -8,13 +8,12 @@ import os
 import signal
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
 
 import pytest
 from admin.calls import AdminServe
 from fakes import Answer, connect, post
 from load import ASK, PATH
-from processes import PATIENCE, Serve
+from processes import Serve
 
 pytestmark = pytest.mark.unmeasured
 
@@ -108,9 +107,5 @@ async def test_a_killed_worker_gives_back_what_it_held_and_loses_no_count(tmp_pa
         assert answer.headers["x-ratelimit-remaining-requests"] == str(100 - 6 - lost - 1)
         reserved = (6 + lost) * (len(SLOW) // 4 + 1000)  # which counts where no end told of a usage
         left = 1_000_000 - reserved - answer.json()["usage"]["total_tokens"]
-        deadline = monotonic() + PATIENCE
-        while monotonic() < deadline:  # an answer may be there a moment before the worker that gave it has settled it
-            refused = await ask(serve, "a", LARGE)
-            if refused.headers["x-ratelimit-remaining-tokens"] == str(left):
-                break
+        refused = await ask(serve, "a", LARGE)
         assert refused.headers["x-ratelimit-remaining-tokens"] == str(left)

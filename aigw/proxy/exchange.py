@@ -124,6 +124,7 @@ class Exchange:
         "status",
         "taken",
         "tap",
+        "tokens",
         "trying",
         "upload",
         "upstream",
@@ -159,6 +160,7 @@ class Exchange:
         self.status = 0  # sent to the client; 0 while nothing was
         self.response: ResponseHead | None = None
         self.tap: Tap | None = None  # reads what the answer says it used
+        self.tokens: Tokens | None = None  # what it said, once the tap was asked
         self.first: FirstContent | None = None  # of a stream, until it came
         self.bytes_in = 0
         self.bytes_out = 0
@@ -455,8 +457,9 @@ class Exchange:
 
     # the way back -------------------------------------------------------------------------------------------------
 
-    def respond(self, response: ResponseHead, body: bytes, framing: int, now: float) -> None:
-        """Relay the final head, with what came of the body; `framing` is how the client is told where it ends."""
+    def respond(self, response: ResponseHead, body: bytes, framing: int, now: float, *, whole: bool) -> None:
+        """Relay the final head, with what came of the body, which may be all; `framing` is how the client is told where
+        it ends."""
         candidate = self.candidate
         client = self.client
         assert candidate is not None
@@ -486,6 +489,8 @@ class Exchange:
         self.status = response.status  # only now: from here on there is no other answer
         self.bytes_out = len(body)
         client.state = RELAYING
+        if whole and taken is not None and taken.holds:
+            self._used(taken, now)
         client.write(b"".join((prefix, said, b"x-request-id: ", self.request_id, END, body)), now)
         if not client.write_paused:
             client.runs = AWAITING_MORE
@@ -530,11 +535,14 @@ class Exchange:
         self.client.run(Deadline.IDLE, now + candidate.idle)
         self.trying.hurry()
 
-    def relay(self, data: bytes) -> None:
-        """More of the response's body, as it came."""
+    def relay(self, data: bytes, *, whole: bool = False) -> None:
+        """More of the response's body, as it came; all of it is here where it is `whole`."""
         client = self.client
         self.bytes_out += len(data)
         now = monotonic()
+        taken = self.taken
+        if whole and taken is not None and taken.holds:
+            self._used(taken, now)
         client.write(data, now)
         if not client.write_paused:
             candidate = self.candidate
@@ -589,6 +597,7 @@ class Exchange:
         if not whole or self.admission.head.close:
             client.close_wanted = True
         client.state = REPLYING
+        self._record(end, failure, now)  # first: who has its answer, and asks again, finds it counted
         client.write(
             framed(
                 status,
@@ -600,7 +609,6 @@ class Exchange:
             ),
             now,
         )
-        self._record(end, failure, now)
         if whole:
             client.exchange_done(now)
         else:
@@ -659,7 +667,7 @@ class Exchange:
             kind = failure.kind
             following = trying.next(kind.cause, kind.status, now)
             if following is not None:
-                used = taps.reported(self)
+                used = taps.usage(self, whole=False)
                 if _is_unused(used, failure):
                     used = NO_TOKENS
                 trying.go(following, kind.code, kind.cause, kind.status, now, used)
@@ -744,8 +752,7 @@ class Exchange:
         tokens = None
         if end:
             try:
-                tap = self.tap
-                tokens = tap.usage(whole=end == "ok") if tap is not None and self.head_at else None
+                tokens = taps.usage(self, whole=end == "ok")
                 cost = None
                 if tokens is not None and self.candidate is not None and self.candidate.price is not None:
                     cost = self.candidate.price.cost(tokens)
@@ -759,6 +766,12 @@ class Exchange:
         if taken is not None and (taken.holds or failure is not None):
             self._settle(taken, failure, tokens, now)
         self.trying = None  # likewise
+
+    def _used(self, taken: Taken, now: float) -> None:
+        """The answer is whole, and its last byte not sent yet: who has seen it, and asks again, finds it counted, at
+        whichever worker. The exchange goes on until the client has taken it all."""
+        self._settle(taken, None, taps.usage(self, whole=True), now)
+        self.taken = None
 
     def _settle(self, taken: Taken, failure: Failure | None, used: Tokens | None, now: float) -> None:
         """What was used of the limits: nothing where nothing was sent; where it was, what the answer says, else what

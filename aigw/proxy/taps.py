@@ -65,16 +65,16 @@ def feed(exchange: Exchange, payload: bytes, follower: PayloadObserver | None = 
             exchange.gateway.report(error, exchange)
 
 
-def reported(exchange: Exchange) -> Tokens | None:
-    """What an answer that is dropped said by now of what it used."""
+def usage(exchange: Exchange, *, whole: bool) -> Tokens | None:
+    """What the answer said by now of what it used; `whole` where all of it came, which ends the tap."""
     tap = exchange.tap
-    if tap is None or not exchange.head_at:
-        return None
-    try:
-        return tap.usage(whole=False)
-    except Exception as error:
-        exchange.gateway.report(error, exchange)
-        return None
+    if tap is not None and exchange.head_at:
+        exchange.tap = None
+        try:
+            exchange.tokens = tap.usage(whole)
+        except Exception as error:
+            exchange.gateway.report(error, exchange)
+    return exchange.tokens
 
 
 def _look(exchange: Exchange, first: FirstContent, payload: bytes, now: float) -> None:

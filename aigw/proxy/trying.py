@@ -248,7 +248,7 @@ class Trying:
         candidate = following.candidate
         if candidate.is_limited:
             exchange.take(candidate)
-        exchange.tap = exchange.first = None
+        exchange.tap = exchange.first = exchange.tokens = None
         exchange.head_at = 0.0
         if candidate is not before and self._body:
             exchange.whole, exchange.patched = fitted(exchange.admission, self._body, candidate)

@@ -179,10 +179,10 @@ class UpstreamConnection(Connection):
             observer = self._spliced
             if observer is not None:  # one event of a stream after the other comes this way
                 done = observer.feed(data)
-                exchange.relay(data)
                 follower = self._follower
                 if follower is not None and follower.payload:
                     taps.show(exchange, follower)
+                exchange.relay(data, whole=done)
                 if done and self.exchange is exchange:
                     self._complete(exchange, monotonic())
             elif self._framing == HEAD:
@@ -225,7 +225,6 @@ class UpstreamConnection(Connection):
             candidate = exchange.candidate
             if candidate is not None and candidate.watched:
                 exchange.attempt_ended(candidate, response, None, now)
-            exchange.respond(response, body, LENGTH_BODY, now)
             # No tap is needed where all is there and no name of a report in it (0.1 us instead of 1.2).
             way = response.way
             if (
@@ -239,6 +238,7 @@ class UpstreamConnection(Connection):
                 and taps.tap(exchange, response)
             ):
                 taps.feed(exchange, body, None, now)
+            exchange.respond(response, body, LENGTH_BODY, now, whole=not missing)
             if not missing and self.exchange is exchange:
                 self._give_back(exchange, response, now)
         else:
@@ -308,10 +308,10 @@ class UpstreamConnection(Connection):
         now = monotonic()
         if exchange.trying is not None:
             response = exchange.trying.answered(response)
-        exchange.respond(response, body, framing, now)
         spliced = self._framing == CHUNKED_BODY and framing == CHUNKED_BODY and self._patch is None
         if exchange.tap is not None:
             taps.feed(exchange, payload, self._follower if spliced else None, now)
+        exchange.respond(response, body, framing, now, whole=done)
         if done and self.exchange is exchange:
             self._complete(exchange, now)
         elif spliced and self.exchange is exchange:
@@ -442,9 +442,9 @@ class UpstreamConnection(Connection):
         if self._beginning is not None:
             self._begin_stream(exchange, data, payload, done)
             return
-        exchange.relay(data)
         if exchange.tap is not None:
             taps.feed(exchange, payload)
+        exchange.relay(data, whole=done)
         if done and self.exchange is exchange:
             self._complete(exchange, monotonic())
 
@@ -500,7 +500,7 @@ class UpstreamConnection(Connection):
                 rest = b"" if self._patch is None else self._patch.feed(b"", ended=True)
                 self._begin_stream(exchange, rest, b"", True)
             elif self._patch is not None:
-                exchange.relay(self._patch.feed(b"", ended=True))
+                exchange.relay(self._patch.feed(b"", ended=True), whole=True)
             if self.exchange is exchange:
                 self.exchange = None
                 self.abort()

@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from fakes import (
     CHAT,
     Answer,
+    Client,
     Connection,
     Running,
     Seen,
@@ -38,7 +40,7 @@ from fakes import (
 
 from aigw import meters
 from aigw.counters import LIMITED
-from aigw.shared import Series
+from aigw.shared import IN_FLIGHT, Series
 
 PATHS = {
     "openai": "/v1/chat/completions",
@@ -434,6 +436,76 @@ async def test_what_is_settled_however_it_ends(ending: str, count: int) -> None:
         await run.record()
         assert held(run) == 0
         assert await left(run) == 1000 - count
+
+
+class Watched(asyncio.Transport):
+    """Of a client connection: notes what is held and how much is under way whenever something is written."""
+
+    def __init__(self, run: Running, transport: asyncio.Transport) -> None:
+        self._run = run
+        self._transport = transport
+        self.noted: list[tuple[int, int]] = []
+
+    def write(self, data: Any) -> None:
+        self.noted.append((held(self._run), self._run.gateway.row[IN_FLIGHT]))
+        self._transport.write(data)
+
+
+@asynccontextmanager
+async def watched(run: Running) -> AsyncIterator[tuple[Client, list[tuple[int, int]]]]:
+    client = await run.connect()
+    await until(lambda: run.gateway.clients, "it is accepted")
+    (connection,) = run.gateway.clients
+    transport = connection.transport
+    connection.transport = watching = Watched(run, transport)
+    try:
+        yield client, watching.noted
+    finally:
+        connection.transport = transport
+
+
+LENGTH = ok(USED)
+EVENT = b"data: " + USED + b"\n\n"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (LENGTH,),
+        (LENGTH[:-9], LENGTH[-9:]),
+        (STREAM + chunked(EVENT),),
+        (STREAM, chunked(EVENT)),
+        (STREAM + chunked(EVENT)[:-5], b"0\r\n\r\n"),
+        (STREAM + chunked(EVENT)[:-8], chunked(EVENT)[-8:-3], chunked(EVENT)[-3:]),
+    ],
+)
+async def test_who_has_seen_the_end_of_an_answer_finds_it_counted(parts: tuple[bytes, ...]) -> None:
+    turns: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        for part in parts:
+            await connection.send(part)
+            if part is not parts[-1]:
+                await turns.get()
+
+    limits = limit("tokens", 1000, 60.0, "key"), limit("concurrency", 1, None, "key")
+    async with stub(handler) as up, running(config(up.url, *limits)) as run, watched(run) as (client, noted):
+        await client.send(chat(body=CHAT[:-1] + b', "max_tokens": 100}'))
+        for count in range(1, len(parts)):
+            await until(lambda count=count: len(noted) == count, "a part is relayed")  # type: ignore[misc]
+            turns.put_nowait(b"")
+        await client.answer()
+        assert [taken for taken, _ in noted] == [122] * (len(parts) - 1) + [0]
+        assert await left(run) == 1000 - 42
+
+
+async def test_who_was_answered_by_the_gateway_itself_is_not_under_way_any_more() -> None:
+    limits = limit("requests", 0, 60.0, "key")
+    async with stub() as up, running(config(up.url, limits)) as run, watched(run) as (client, noted):
+        assert (await client.ask(chat())).status == 429
+        assert noted == [(0, 0)]
+        assert len(run.records) == 1
 
 
 @pytest.mark.unmeasured
