@@ -26,7 +26,7 @@ from setuptools.errors import CompileError
 # What runs for every exchange, and the classes whose attributes it reads: those of a class that is not compiled cost as
 # much as ever. What runs less often is left out, for the 1.5 s that a module takes to compile.
 COMPILED = """
-    admit counters errors forward gateway ledger meters route shared tokens
+    admit counters errors forward gateway ledger meters records route shared tokens
     config/limits config/snapshot config/upstreams
     policies/allowance policies/keys policies/limits
     providers/first providers/tap providers/usage

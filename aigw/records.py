@@ -133,7 +133,7 @@ class Writer:
     Raises: OSError, when the file cannot be opened.
     """
 
-    __slots__ = ("_keep", "_log", "_loop", "_losses", "_report", "_sources", "_target")
+    __slots__ = ("_buffer", "_keep", "_log", "_loop", "_losses", "_report", "_sources", "_target")
 
     def __init__(
         self,
@@ -149,6 +149,7 @@ class Writer:
         self._losses = Losses(report)
         self._log = None if target == OFF else LogFile(target, self._losses, report)
         self._sources: set[_Source] = set()
+        self._buffer = bytearray(READ_BYTES)  # of one read, whoever it is from: a new one of that size is mapped anew
 
     @property
     def dropped(self) -> int:
@@ -197,23 +198,23 @@ class Writer:
 
     def _read(self, source: _Source) -> None:
         try:
-            data = source.socket.recv(READ_BYTES)
+            size = source.socket.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._end(source)
             return
-        end = data.rfind(b"\n") + 1
-        if not end:
-            source.rest += data
-            return
-        lines = source.rest + data[:end]
-        self._keep(lines)
-        if self._log is not None:
-            self._log.put(lines)
-        source.rest = data[end:]
+        end = self._buffer.rfind(b"\n", 0, size) + 1
+        if end:
+            with memoryview(self._buffer) as view:
+                lines = b"".join((source.rest, view[:end]))
+            source.rest = b""
+            self._keep(lines)
+            if self._log is not None:
+                self._log.put(lines)
+        source.rest += self._buffer[end:size]
 
     def _end(self, source: _Source) -> None:
         self._loop.remove_reader(source.socket)
