@@ -30,7 +30,8 @@ COMPILED = """
     config/limits config/snapshot config/upstreams
     policies/allowance policies/keys policies/limits
     providers/first providers/tap providers/usage
-    proxy/admission proxy/choosing proxy/client proxy/connection proxy/exchange proxy/pool proxy/taps proxy/upstream
+    proxy/admission proxy/choosing proxy/client proxy/connection proxy/ending proxy/exchange proxy/pool proxy/taps
+    proxy/upstream
     wire/chunked wire/fields wire/framing wire/head wire/jsonspan wire/sse
 """
 

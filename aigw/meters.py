@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import calendar
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -168,7 +169,7 @@ class Meters:
         return at
 
 
-class Meter:
+class Meter(ABC):
     """How much of one allowance is used, and the taking of it. Amounts are whole numbers, 0 or more."""
 
     __slots__ = ("_area", "_digest", "_meters", "_others", "_slots", "_span", "_usage", "_version", "until")
@@ -185,12 +186,13 @@ class Meter:
         self._others: list[memoryview] = []
         self._version = -1
 
+    @abstractmethod
     def used(self, now: float) -> int:
         """What counts now, in all rows: what was taken in the window, and what is held."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, count: int, now: float) -> None:
-        raise NotImplementedError
+        """Whether there is room was asked before, by `used`."""
 
     def spend(self, amount: int, now: float) -> int:
         """Takes one where there is room; answers what is left of the amount then, less than 0 where nothing was.
@@ -202,9 +204,9 @@ class Meter:
             self.take(1, now)
         return left
 
+    @abstractmethod
     def give_back(self, count: int, at: float) -> None:
         """What was taken at that moment was not used after all."""
-        raise NotImplementedError
 
     def hold(self, count: int) -> None:
         """Until it is let go again it counts; `used` was asked before."""
@@ -213,13 +215,13 @@ class Meter:
     def let_go(self, count: int) -> None:
         self._slots[HELD] -= count
 
+    @abstractmethod
     def frees(self, count: int, now: float) -> float:
         """Seconds until so much of what was taken counts no more; infinite where so much was not taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resets(self, now: float) -> float:
         """Seconds until nothing counts any more of what was taken until now, at the latest."""
-        raise NotImplementedError
 
     def _own(self, now: float) -> memoryview:
         self._slots = self._meters.own(self._area, self._digest, self._span, now)
@@ -364,7 +366,7 @@ class Calendar(Meter):
 
 
 class Level(Meter):
-    """How many there are now: only ever held."""
+    """How many there are now: what is taken of it is held, until it is given back."""
 
     __slots__ = ()
 
@@ -379,6 +381,12 @@ class Level(Meter):
         for other in self._peers():
             used += other[HELD]
         return used
+
+    def take(self, count: int, now: float) -> None:
+        self.hold(count)
+
+    def give_back(self, count: int, at: float) -> None:
+        self.let_go(count)
 
     def frees(self, count: int, now: float) -> float:
         return _FOREVER

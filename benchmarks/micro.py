@@ -42,6 +42,7 @@ from aigw.process import build
 from aigw.proxy.admission import Memory
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.connection import Outbox
+from aigw.proxy.ending import finish
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.upstream import UpstreamConnection
 from aigw.route import choose, find, match
@@ -211,7 +212,7 @@ def steps(rig: Rig) -> list[Step]:
 
     def end() -> None:
         done.ended = False
-        done._record("ok", None, 1.2)
+        finish(done, "ok", None, 1.2)
 
     table: list[Any] = [
         (PLAIN, rig.exchange),

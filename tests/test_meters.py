@@ -158,6 +158,15 @@ def test_the_wall_clock_may_be_set(cells: Cells) -> None:
     assert meter.used(101.0) == 0
 
 
+def test_what_is_taken_of_a_level_is_there_until_it_is_given_back(cells: Cells) -> None:
+    cells.use(1)
+    level, other = Level(Meters(cells, 0), NAMED, 5), Level(Meters(cells, 1), NAMED, 5)
+    assert [level.spend(2, 1.0), other.spend(2, 1.0), level.spend(2, 1.0)] == [1, 0, -1]
+    assert level.frees(1, 1.0) == level.resets(1.0) == float("inf")
+    level.give_back(1, 2.0)
+    assert (level.used(9000.0), other.used(9000.0), meters.held(cells)) == (1, 1, 1)
+
+
 def test_a_buried_writer_holds_nothing_and_has_used_what_it_had_reserved(cells: Cells) -> None:
     tokens, level, budget = sliding(cells, 1), Level(Meters(cells, 1), NAMED, 5), day(cells, 1)
     for meter in (tokens, budget):

@@ -4,8 +4,8 @@ The order of things: the head is admitted (gateway, rule, key), the body is coll
 the upstream, a connection is acquired, the response is relayed, the record is written. Each step calls the next
 directly; what must wait is called back by the client's socket, the pool or the upstream's socket.
 
-Every exchange ends exactly once, in `answer`, `complete`, `fail`, `client_lost` or `expired`, and `_record` writes
-its one record. The plain path (a whole body, one target, an idle connection, a response of known length) runs through
+Every exchange ends exactly once, in `answer`, `complete`, `fail`, `client_lost` or `expired`, and `finish` writes its
+one record. The plain path (a whole body, one target, an idle connection, a response of known length) runs through
 `begin`, `read`, `connected`, `respond` and `complete` without anything else being called back.
 """
 
@@ -27,16 +27,9 @@ from aigw.admit import (
     touches_state,
 )
 from aigw.config.snapshot import Resolved
-from aigw.errors import (
-    REQUEST_TIMEOUT,
-    UPSTREAM_CREDENTIAL_REFUSED,
-    UPSTREAM_ERROR,
-    UPSTREAM_OVERLOADED,
-    UPSTREAM_RATE_LIMITED,
-    Failure,
-)
+from aigw.errors import REQUEST_TIMEOUT, Failure
 from aigw.forward import forwarded, request_message, request_prefix, response_prefix, without_length
-from aigw.ledger import describe, record
+from aigw.ledger import describe
 from aigw.policies.allowance import without_limits
 from aigw.policies.estimate import NOTHING, Estimate
 from aigw.policies.limits import Taken
@@ -44,6 +37,7 @@ from aigw.proxy import answers, taps
 from aigw.proxy.admission import Found
 from aigw.proxy.bulk import MOST_SLOW, PIECE
 from aigw.proxy.choosing import decide, resolve
+from aigw.proxy.ending import finish, is_unused, settle_whole
 from aigw.proxy.health import LATER
 from aigw.proxy.states import EXPIRED, Body, Deadline, State
 from aigw.proxy.trying import Trying
@@ -58,7 +52,6 @@ from aigw.wire.reply import answer as framed
 
 if TYPE_CHECKING:
     from aigw.config.limits import Limit
-    from aigw.config.snapshot import Resolved
     from aigw.config.upstreams import Candidate
     from aigw.gateway import Gateway
     from aigw.providers.first import FirstContent
@@ -89,8 +82,6 @@ REPLAY_WITHIN: Final = 2.0
 CONNECT_GRACE: Final = 1.0
 # Methods that may be sent twice (RFC 9110 section 9.2.2).
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-# Failures by which an upstream said that it did nothing, as an error status does.
-UNUSED: Final = frozenset({UPSTREAM_CREDENTIAL_REFUSED, UPSTREAM_ERROR, UPSTREAM_RATE_LIMITED, UPSTREAM_OVERLOADED})
 
 
 class Exchange:
@@ -334,13 +325,6 @@ class Exchange:
         taken.attempt = self.gateway.attempts.take(candidate, self.estimate(), name, monotonic())
         taken.holds = True
 
-    def attempt_settled(self, used: Tokens | None, now: float) -> None:
-        """The attempt is over: `used` is what its answer reported, None where it was sent and nothing is known."""
-        taken = self.taken
-        if taken is not None and taken.attempt is not None:
-            attempt, taken.attempt = taken.attempt, None
-            attempt.settle(used, now)
-
     # the way to the upstream --------------------------------------------------------------------------------------
 
     def _acquire(self, candidate: Candidate) -> None:
@@ -490,7 +474,7 @@ class Exchange:
         self.bytes_out = len(body)
         client.state = RELAYING
         if whole and taken is not None and taken.holds:
-            self._used(taken, now)
+            settle_whole(self, taken, now)
         client.write(b"".join((prefix, said, b"x-request-id: ", self.request_id, END, body)), now)
         if not client.write_paused:
             client.runs = AWAITING_MORE
@@ -542,7 +526,7 @@ class Exchange:
         now = monotonic()
         taken = self.taken
         if whole and taken is not None and taken.holds:
-            self._used(taken, now)
+            settle_whole(self, taken, now)
         client.write(data, now)
         if not client.write_paused:
             candidate = self.candidate
@@ -567,7 +551,7 @@ class Exchange:
         client = self.client
         if client.write_paused:
             return  # the client has not taken it all: `client_resumed` when it has, `client_slow` if it never does
-        self._record("ok", None, now)
+        finish(self, "ok", None, now)
         if self.body is UPLOADED:
             client.exchange_done(now)
         else:
@@ -597,7 +581,7 @@ class Exchange:
         if not whole or self.admission.head.close:
             client.close_wanted = True
         client.state = REPLYING
-        self._record(end, failure, now)  # first: who has its answer, and asks again, finds it counted
+        finish(self, end, failure, now)  # first: who has its answer, and asks again, finds it counted
         client.write(
             framed(
                 status,
@@ -624,7 +608,7 @@ class Exchange:
         if upstream is not None and upstream.between_events():
             self._say(failure)
         end = failure.kind.end
-        self._record(end if end == "stalled" else "cut", failure, monotonic())
+        finish(self, end if end == "stalled" else "cut", failure, monotonic())
         self.client.cut()
 
     def _say(self, failure: Failure) -> None:
@@ -668,7 +652,7 @@ class Exchange:
             following = trying.next(kind.cause, kind.status, now)
             if following is not None:
                 used = taps.usage(self, whole=False)
-                if _is_unused(used, failure):
+                if is_unused(used, failure):
                     used = NO_TOKENS
                 trying.go(following, kind.code, kind.cause, kind.status, now, used)
                 return
@@ -712,13 +696,13 @@ class Exchange:
         self._let_go()
         if not self.ended:
             self.status = self.status or CLIENT_GONE
-            self._record("client_gone", None, monotonic())
+            finish(self, "client_gone", None, monotonic())
 
     def expired(self, deadline: Deadline, now: float) -> None:
         """What was awaited did not come in time."""
         if deadline is Deadline.CLIENT_WRITE:
             self._let_go()
-            self._record("client_slow", None, now)
+            finish(self, "client_slow", None, now)
             self.client.reset()
             return
         candidate = self.candidate
@@ -738,57 +722,3 @@ class Exchange:
         if self.waits_in is not None:
             self.waits_in.cancel(self)
             self.waits_in = None
-
-    def _record(self, end: str, failure: Failure | None, now: float) -> None:
-        if self.ended:
-            return
-        self.ended = True
-        gateway = self.gateway
-        gateway.row[IN_FLIGHT] -= 1
-        if self.upload is not None:
-            self.upload.forget()
-            self.upload.resume()
-            self.whole = b""  # the two know each other, so that only the collector lets them go
-        tokens = None
-        if end:
-            try:
-                tokens = taps.usage(self, whole=end == "ok")
-                cost = None
-                if tokens is not None and self.candidate is not None and self.candidate.price is not None:
-                    cost = self.candidate.price.cost(tokens)
-                gateway.counters.count(self, end, failure, now, tokens, cost)
-                wall = self.started + gateway.wall_offset
-                client = self.address.encode() if self.client.is_proxy else self.client.address_bytes
-                gateway.emit(record(self, client, end, failure, now, wall, tokens, cost))
-            except Exception as error:  # the client is not to suffer for it
-                gateway.report(error, self)
-        taken = self.taken
-        if taken is not None and (taken.holds or failure is not None):
-            self._settle(taken, failure, tokens, now)
-        self.trying = None  # likewise
-
-    def _used(self, taken: Taken, now: float) -> None:
-        """The answer is whole, and its last byte not sent yet: who has seen it, and asks again, finds it counted, at
-        whichever worker. The exchange goes on until the client has taken it all."""
-        self._settle(taken, None, taps.usage(self, whole=True), now)
-        self.taken = None
-
-    def _settle(self, taken: Taken, failure: Failure | None, used: Tokens | None, now: float) -> None:
-        """What was used of the limits: nothing where nothing was sent; where it was, what the answer says, else what
-        was reserved. An upstream's own error has used nothing."""
-        response = self.response
-        if not self.sent_at or (response is not None and response.status >= 400) or _is_unused(used, failure):
-            used = NO_TOKENS
-        self.attempt_settled(used, now)
-        candidate = self.candidate
-        self.gateway.limits.settle(
-            taken,
-            now,
-            refused=failure is not None and not self.sent_at,
-            used=used,
-            price=None if candidate is None else candidate.price,
-        )
-
-
-def _is_unused(used: Tokens | None, failure: Failure | None) -> bool:
-    return used is None and failure is not None and failure.kind in UNUSED

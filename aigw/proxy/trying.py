@@ -19,6 +19,7 @@ from aigw.config.snapshot import Resolved
 from aigw.config.upstreams import Candidate
 from aigw.errors import Failure
 from aigw.forward import response_prefix
+from aigw.proxy.ending import settle_attempt
 from aigw.proxy.states import Body, Deadline
 from aigw.route import choose, speaks
 from aigw.tokens import NO_TOKENS, Tokens
@@ -244,7 +245,7 @@ class Trying:
         self._note = ""
         self._end(outcome, now)
         exchange.gateway.counters.tried(before.target.upstream.name, status, cause)
-        exchange.attempt_settled(used, now)
+        settle_attempt(exchange, used, now)
         candidate = following.candidate
         if candidate.is_limited:
             exchange.take(candidate)
