@@ -71,7 +71,7 @@ class Pool:
         self.is_plain = True  # neither of the two
         self._owes = False  # another worker waits for a connection that this one has too much
         self._pause = 0  # looks until one may be dialled again: others, who look now and then, come first
-        self._tasks: set[asyncio.Future[None]] = set()  # the loop itself keeps only weak references
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
 
     def __repr__(self) -> str:
         return (
@@ -245,8 +245,14 @@ class Pool:
         self.gateway.make_room()
         task = self.gateway.loop.create_task(self._connect())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._dialled)
         return True
+
+    def _dialled(self, task: asyncio.Task[None]) -> None:
+        """The only one who hears of a task that was cancelled before its first step."""
+        self._tasks.discard(task)
+        if task.cancelled():
+            self.dialling -= 1
 
     async def _connect(self) -> None:
         failure: Failure | None = None
@@ -262,8 +268,7 @@ class Pool:
         except Exception as error:
             self.gateway.report(error, self)
             failure = Failure(INTERNAL, "the gateway failed to connect to the upstream; its log says how")
-        finally:
-            self.dialling -= 1
+        self.dialling -= 1
         now = monotonic()
         if connection is not None:
             self.missed = 0

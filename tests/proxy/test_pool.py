@@ -266,6 +266,20 @@ async def at(stack: AsyncExitStack, host: str, port: int, answer: bytes) -> Stub
     return up
 
 
+async def test_a_dial_that_was_cancelled_before_its_first_step_is_counted_off() -> None:
+    async with stub() as up, running(serving(up.url)) as run:
+        client = await run.connect()
+        await client.send(post(CHAT_PATH)[:-1])
+        await until(lambda: any(one.exchange for one in run.gateway.clients), "all but a byte came")
+        (connection,) = run.gateway.clients
+        connection.data_received(post(CHAT_PATH)[-1:])
+        pool = run.pool
+        assert (pool.dialling, len(pool.waiting)) == (1, 1)
+        run.gateway.close()
+        await until(lambda: not pool.dialling, "it is no dial any more")
+        assert pool.open == 0
+
+
 async def test_a_dead_address_that_comes_first_delays_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     async with AsyncExitStack() as stack:
         up = await at(stack, "127.0.0.3", 0, b"alive")
