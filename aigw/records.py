@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 from aigw.logfile import LogFile, Losses
 
-BATCH_BYTES = 128 * 1024  # a worker sends when so much is gathered ...
+# A worker sends when so much is gathered ... (With 128 KiB the supervisor is at it for 0.3 ms: where it shares the core
+# with the worker, p99 at one connection is 318 us instead of 287. The CPU time is the same.)
+BATCH_BYTES = 32 * 1024
 INTERVAL = 0.1  # ... or after so many seconds
 SENDER_BYTES = 1 << 20  # what a worker holds while the supervisor does not read
 READ_BYTES = 256 * 1024

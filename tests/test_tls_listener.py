@@ -498,6 +498,7 @@ async def reload(gateway: Serve, says: str) -> None:
     await asyncio.to_thread(gateway.err.find, says)
 
 
+@pytest.mark.unmeasured
 async def test_a_certificate_is_renewed_under_load(authority: trustme.CA, tmp_path: Path) -> None:
     cert, key = pair(authority)
     write(tmp_path, cert, key)

@@ -263,6 +263,7 @@ async def longest_turn(count: int) -> float:
     return max(turns)
 
 
+@pytest.mark.unmeasured
 async def test_a_reload_stops_no_client_for_long(capsys: pytest.CaptureFixture[str]) -> None:
     """With 1,000 keys, rules and models: design's bound is 10 ms, here of CPU time, since others use the machine."""
     asyncio.get_running_loop().set_debug(False)

@@ -71,7 +71,7 @@ class Pool:
         self.is_plain = True  # neither of the two
         self._owes = False  # another worker waits for a connection that this one has too much
         self._pause = 0  # looks until one may be dialled again: others, who look now and then, come first
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._tasks: set[asyncio.Future[None]] = set()  # the loop itself keeps only weak references
 
     def __repr__(self) -> str:
         return (
@@ -248,7 +248,7 @@ class Pool:
         task.add_done_callback(self._dialled)
         return True
 
-    def _dialled(self, task: asyncio.Task[None]) -> None:
+    def _dialled(self, task: asyncio.Future[None]) -> None:
         """The only one who hears of a task that was cancelled before its first step."""
         self._tasks.discard(task)
         if task.cancelled():

@@ -249,6 +249,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.unmeasured
 async def test_a_thousand_aborts_leave_nothing() -> None:
     """In every state in which an upstream is concerned: while the body is collected or passed on, while the answer is
     awaited, in its head, in its body."""

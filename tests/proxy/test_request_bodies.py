@@ -238,6 +238,7 @@ async def test_a_pipelined_request_behind_a_body_that_is_refused_in_its_last_pie
         assert (await client.answer()).status == 200
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("status", [b"200 OK", b"502 Bad Gateway"])
 @pytest.mark.parametrize("plan", [None, retry("502")])
 async def test_nothing_of_a_body_is_held_once_it_is_answered(status: bytes, plan: Any) -> None:

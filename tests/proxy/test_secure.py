@@ -280,6 +280,7 @@ async def test_who_had_to_make_room_before_it_came_is_closed(secure: Secure) -> 
         server.close()
 
 
+@pytest.mark.unmeasured
 def test_little_stays_with_a_connection(authority: trustme.CA, secure: Secure, tmp_path: Path) -> None:
     """Of the memory that a request of a megabyte took: some 16 KiB, where a buffer of its own would be 256. What a heap
     grows by anyway (3 MiB were seen) is shared by all of them."""

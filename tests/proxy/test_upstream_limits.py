@@ -452,6 +452,7 @@ async def test_all_workers_count_together() -> None:
     os.close(cells.descriptor)  # the memory goes with the last row of it
 
 
+@pytest.mark.unmeasured
 async def test_nothing_is_held_after_random_faults() -> None:
     """Many exchanges with retries and fallbacks at once, whatever happens to them: nothing stays held, and of
     each limit no more was ever taken than there was."""
