@@ -371,7 +371,7 @@ def _call(flags: argparse.Namespace, method: str, path: str, body: Any = None) -
 
         file = _config_path(flags.config)
         try:
-            admin = (store.builtin(os.environ) if file is None else store.load(Path(file), os.environ)).admin
+            admin = store.builtin(os.environ).admin if file is None else store.admin(Path(file), os.environ)
         except store.ConfigError as error:
             print(*error.problems, sep="\n", file=sys.stderr)
             print("the config does not say where the admin API is: --admin does", file=sys.stderr)

@@ -29,7 +29,7 @@ from aigw.config.problem import ConfigError, Finding, Path, Problem, path_text
 from aigw.config.walk import select, value_at
 from aigw.watch import MAX_BYTES
 
-__all__ = ["ConfigError", "Loaded", "Problem", "builtin", "load", "parse"]
+__all__ = ["ConfigError", "Loaded", "Problem", "admin", "builtin", "load", "parse"]
 
 MAX_SECRET_BYTES = 64 << 10  # of an interpolated file
 
@@ -96,8 +96,7 @@ def parse(
     document: dict[str, Any] = {}
     admin: dict[str, Any] = {}
     if config is not None:
-        is_stated = value_at(loader.data, ("admin", "listen")) is not None
-        admin = {"listen": listener(config.admin.listen, base), "token": config.admin.token, "stated": is_stated}
+        admin = _admin(config, base, loader.data)
         document, unnamed = expand(config, base)
         refused += [*unnamed, *files.authorities(document), *files.certificates(document, admin, loader.data)]
     said = {known.path for known in problems}  # a reference that led nowhere is one problem, not two
@@ -106,6 +105,47 @@ def parse(
         raise ConfigError(_in_order(problems))
     warnings = _in_order(map(problem, [*checks.warnings(loader.data), *checks.unpriced(document), *files.expired]))
     return Loaded(document, warnings, files.names, _stated(loader.data), admin)
+
+
+def admin(path: FilePath, environ: Mapping[str, str]) -> dict[str, Any]:
+    """`Loaded.admin` of the file `path`, though the rest of it may be wrong: it is asked for what is wrong.
+
+    Raises: ConfigError with every problem of the file, where it does not say where the admin API is.
+    """
+    try:
+        return load(path, environ).admin
+    except ConfigError as error:
+        if found := _admin_alone(path, environ):
+            return found
+        raise error
+
+
+def _admin_alone(path: FilePath, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    files = _Files(path.parent, {})
+    try:
+        loader = Loader(_read(str(path), MAX_BYTES, {}), "", lambda value: interpolate(value, environ, files.secret))
+    except (ConfigError, ValueError, UnreadableBytes):
+        return None
+    raw = dict(_LEAST)
+    if isinstance(loader.data, dict) and "admin" in loader.data:
+        raw["admin"] = loader.data["admin"]
+    config, _ = schema.validate(raw)
+    if config is None or any(problem.path.partition(".")[0] == "admin" for problem in loader.problems):
+        return None
+    found = _admin(config, path.parent, raw)
+    return None if files.certificates({"listen": []}, found, {}) else found
+
+
+def _admin(config: schema.Config, base: FilePath, raw: object) -> dict[str, Any]:
+    is_stated = value_at(raw, ("admin", "listen")) is not None
+    return {"listen": listener(config.admin.listen, base), "token": config.admin.token, "stated": is_stated}
+
+
+# What a config has to have, whatever it is asked about.
+_LEAST = {
+    "upstreams": {"mock": {"provider": "mock"}},
+    "gateways": {"default": {"auth": "none", "models": {"*": "mock"}}},
+}
 
 
 def _stated(raw: object) -> list[list[str]]:

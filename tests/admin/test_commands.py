@@ -161,8 +161,11 @@ def test_a_config_error_is_in_the_status(serve: Serve, aigw: Aigw, monkeypatch: 
     assert (status, out) == (1, "")
     assert err.startswith(said := f"{serve.folder / 'config.yaml'}:9:1 zzz: unknown key")
     assert f"\n  error     {said}" in aigw("status")[1]
-    monkeypatch.delenv("AIGW_ADMIN_URL")  # of no use is the file itself now
-    assert aigw("status")[2].endswith("\nthe config does not say where the admin API is: --admin does\n")
+    monkeypatch.delenv("AIGW_ADMIN_URL")  # the file itself says it as well, wrong as it is
+    assert f"\n  error     {said}" in aigw("status")[1]
+    for wrong in ("admin: {listen: 1}\n", "admin: {token: ${NOT_THERE}}\n", "admin: {\n"):
+        file.write_text(before.partition("admin:")[0] + wrong)
+        assert aigw("status")[2].endswith("\nthe config does not say where the admin API is: --admin does\n")
     file.write_text(before)
     assert aigw("reload") == (0, "generation 1 serves\n", "")
     assert "error" not in aigw("status")[1]
