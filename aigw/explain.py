@@ -306,7 +306,7 @@ class _Words:
         said = []
         for allowance, need, left in limits.applying(_Asking(admission), resolved, guess, now):
             limit = allowance.limit
-            entry: dict[str, Any] = {"limit": limit.label, "whose": whose(limit, admission, resolved.entry)}
+            entry: dict[str, Any] = {"limit": limit.text, "whose": whose(limit, admission, resolved.entry)}
             entry |= {"amount": limit.amount, "takes": need, "shadow": limit.shadow}
             if moment is not None and limit.per != "ip":  # whose address is not known
                 entry["left"] = left + need
@@ -449,7 +449,7 @@ class _Words:
             return f"{state}{': ' if why else ''}{why}{'; the others are out for longer' if is_chosen else ''}"
         if target in self._full:
             limit, seconds = self._full[target]
-            what = f"no candidate: {limit.label} (at most {said(limit, limit.amount).partition(' ')[0]})"
+            what = f"no candidate: {limit.text} (at most {said(limit, limit.amount).partition(' ')[0]})"
             if seconds == inf:
                 return f"{what} is less than this request may use"
             return f"{what} is used up; there is room in {wait_text(seconds)}"

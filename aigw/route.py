@@ -297,12 +297,12 @@ def _no_room(upstream: Upstream, full: Sequence[Full]) -> Failure:
     if seconds == inf:
         return Failure(
             NO_CAPACITY,
-            f"this request may use more than the limits of the upstream {upstream.name!r} ever leave ({limit.label}); "
+            f"this request may use more than the limits of the upstream {upstream.name!r} ever leave ({limit.text}); "
             "send less, or bound the answer (max_tokens)",
             limit=limit.label,
             lines=(b"x-should-retry: false",),
         )
-    message = f"no target of the upstream {upstream.name!r} has room within its limits ({limit.label})"
+    message = f"no target of the upstream {upstream.name!r} has room within its limits ({limit.text})"
     lines = retry_lines(seconds)
     if isinstance(limit.window, str) and seconds > SOON:  # a budget, which no SDK waits for
         lines.append(b"x-should-retry: false")

@@ -226,7 +226,7 @@ def _left(limit: Limit, meters: Meters, now: float) -> dict[str, Any]:
     """Money is in nano-dollars."""
     left = max(limit.amount - bind(meters, limit, b"").meter.used(now), 0)
     return {
-        "limit": limit.label,
+        "limit": limit.text,
         "unit": limit.unit,
         "amount": limit.amount,
         "left": left,

@@ -26,7 +26,19 @@ class Limit:
     a changed amount keeps the window.
     """
 
-    __slots__ = ("amount", "header", "identity", "is_open", "label", "of_head", "per", "shadow", "unit", "window")
+    __slots__ = (
+        "amount",
+        "header",
+        "identity",
+        "is_open",
+        "label",
+        "of_head",
+        "per",
+        "shadow",
+        "text",
+        "unit",
+        "window",
+    )
 
     def __init__(self, on: str, names: Sequence[str], spec: Mapping[str, Any]) -> None:
         """`on` is the kind of what it stands on, `names` the way there: gateway and rule, for instance."""
@@ -42,7 +54,9 @@ class Limit:
         kind = [on, *names, self.unit, window, self.per, "shadow" if self.shadow else ""]
         self.identity = "\0".join(kind).encode()
         what = f"{self.unit}/{window}" if window else self.unit
-        self.label = f"{what} per {self.per}" + ("" if self.per == on else f" on {on}")  # for log and metrics
+        self.text = f"{what} per {self.per}" + ("" if self.per == on else f" on {on}")  # for who sees where it stands
+        # For log and metrics, which say gateway, rule, key and model, but not who would have been asked.
+        self.label = f"{self.text} {'/'.join(names)}" if on in ("upstream", "target") else self.text
 
     def __repr__(self) -> str:
         return f"<Limit {self.amount} {self.label}{' shadow' if self.shadow else ''}>"
