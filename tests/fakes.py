@@ -340,20 +340,9 @@ class Client:
         if "content-length" in answer.headers:
             return Answer(head + await self.read(int(answer.headers["content-length"])))
         if answer.headers.get("transfer-encoding") == "chunked":
-            return Answer(head + await self._chunks())
+            async with asyncio.timeout(LIMIT):
+                return Answer(head + await read_chunks(self.reader))
         return Answer(head + await self.rest())
-
-    async def _chunks(self) -> bytes:
-        raw = b""
-        while True:
-            line = await self.read(b"\r\n")
-            raw += line
-            size = int(line.split(b";")[0], 16)
-            if size == 0:
-                while (trailer := await self.read(b"\r\n")) != b"\r\n":
-                    raw += trailer
-                return raw + trailer
-            raw += await self.read(size + 2)
 
     async def rest(self) -> bytes:
         """Everything until the connection closes cleanly; a reset raises ConnectionResetError."""
@@ -420,6 +409,20 @@ def get(path: str, *lines: bytes, host: bytes = b"gw", method: bytes = b"GET") -
 
 def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+async def read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """A whole chunked body, as it comes."""
+    raw = b""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        raw += line
+        size = int(line.split(b";")[0], 16)
+        if size == 0:
+            while (trailer := await reader.readuntil(b"\r\n")) != b"\r\n":
+                raw += trailer
+            return raw + trailer
+        raw += await reader.readexactly(size + 2)
 
 
 def dechunked(raw: bytes) -> bytes:
@@ -556,16 +559,7 @@ class Stub:
     async def _body(self, reader: asyncio.StreamReader, head: Seen) -> bytes:
         if not head.is_chunked:
             return await reader.readexactly(int(head.headers.get("content-length", "0")))
-        raw = b""
-        while True:
-            line = await reader.readuntil(b"\r\n")
-            raw += line
-            size = int(line.split(b";")[0], 16)
-            if size == 0:
-                while (trailer := await reader.readuntil(b"\r\n")) != b"\r\n":
-                    raw += trailer
-                return raw + trailer
-            raw += await reader.readexactly(size + 2)
+        return await read_chunks(reader)
 
     async def stop(self) -> None:
         for task in list(self._tasks):

@@ -19,35 +19,6 @@ from aigw.worker import COLLECT, Worker
 
 PATIENCE = 20.0
 
-DOCUMENT: dict[str, Any] = {
-    "listen": [{"address": "127.0.0.1:0"}],
-    "workers": 1,
-    "access_log": "stdout",
-    "timeouts": {
-        "handshake": 10.0,
-        "keepalive": 75.0,
-        "request": 30.0,
-        "client_read": 60.0,
-        "client_write": 60.0,
-        "linger": 2.0,
-        "total": None,
-    },
-    "bounds": {
-        "head": 32768,
-        "headers": 100,
-        "url": 16384,
-        "body": 33554432,
-        "collected": 536870912,
-        "connections": 10000,
-    },
-    "drain": {"delay": 0.0, "timeout": 5.0},
-    "answer_headers": {"x-ratelimit": True, "x-aigw": True, "server-timing": True},
-    "prices": {},
-    "trusted_proxies": [],
-    "upstreams": {},
-    "gateways": {},
-}
-
 
 class Handle:
     """A started worker and what it said."""
@@ -72,7 +43,8 @@ class Handle:
         return await self.hear()
 
     def prepare(self, generation: int, **changes: Any) -> None:
-        for piece in lines.cut({**DOCUMENT, **changes}):
+        whole = document({}, access_log="stdout", drain={"delay": 0.0, "timeout": 5.0}) | {"gateways": {}} | changes
+        for piece in lines.cut(whole):
             self.channel.send(piece)
         self.channel.send({"prepare": {"generation": generation}})
 
