@@ -550,7 +550,9 @@ class Exchange:
         self.upstream = None
         client = self.client
         if client.write_paused:
-            return  # the client has not taken it all: `client_resumed` when it has, `client_slow` if it never does
+            # The client has not taken it all: `client_resumed` when it has, `client_slow` if it never does. It is used.
+            taps.usage(self, whole=True)
+            return
         finish(self, "ok", None, now)
         if self.body is UPLOADED:
             client.exchange_done(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from typing import Any
@@ -26,6 +27,7 @@ from fakes import (
     splicing,
     stub,
     target,
+    until,
     upstream,
 )
 
@@ -153,6 +155,36 @@ async def test_an_answer_that_breaks_off_has_reported_nothing() -> None:
         await client.ended()
         record = await gw.record()
         assert (record["end"], record.get("tokens")) == ("cut", None)
+
+
+@pytest.mark.parametrize("end", ["ok", "client_gone"])
+async def test_what_was_used_counts_whether_the_client_takes_it_or_not(end: str) -> None:
+    answer = ok(b'{"pad":"' + b"x" * 120_000 + b'","usage":' + USED + b"}")
+    begun = asyncio.Event()
+
+    async def handler(connection: Connection, seen: Seen) -> None:
+        await connection.send(answer[:60_000])
+        await begun.wait()
+        await connection.send(answer[60_000:])
+
+    async with stub(handler) as up, running(serving(up.url), buffer=8192) as gw:
+        client = await gw.connect(buffer=8192)
+        client.stop_reading()
+        await client.send(post("/v1/chat/completions"))
+        (connection,) = await until(lambda: gw.gateway.clients, "it is accepted")
+        exchange = await until(lambda: connection.exchange, "it asks")
+        await until(lambda: exchange.bytes_out > 50_000, "half of it is relayed")
+        begun.set()
+        await until(lambda: gw.pool.idle, "the upstream is done")
+        assert connection.write_paused
+        assert not gw.records
+        if end == "ok":
+            client.read_on()
+            assert (await client.answer()).raw.endswith(answer[-100:])
+        else:
+            client.reset()
+        record = await gw.record()
+        assert (record["end"], record["tokens"]) == (end, TOKENS)
 
 
 # streams --------------------------------------------------------------------------------------------------------------
