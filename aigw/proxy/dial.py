@@ -38,6 +38,15 @@ class Dialler:
         self._names: dict[tuple[str, int], tuple[float, list[tuple[str, int]]]] = {}
         self._contexts: dict[tuple[bool, str | None], ssl.SSLContext] = {}
 
+    async def dial(self, target: Target, factory: Callable[[], _P], done: Callable[[_P | Exception], None]) -> None:
+        """`open` for who does not wait: `done` is told how it ended, unless it is cancelled."""
+        try:
+            found = await self.open(target, factory)
+        except Exception as error:
+            done(error)
+        else:
+            done(found)
+
     async def open(self, target: Target, factory: Callable[[], _P]) -> _P:
         """Raises TimeoutError past `timeouts.connect` (TLS included), OSError for what the last address said."""
         connect = target.upstream.timeouts.connect

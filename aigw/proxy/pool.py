@@ -243,43 +243,44 @@ class Pool:
             self._count()
             return False
         self.gateway.make_room()
-        task = self.gateway.loop.create_task(self._connect())
+        began = monotonic()
+        dialling = self._dialler.dial(self.target, self._make, lambda found: self._dialled(found, began))
+        task = self.gateway.loop.create_task(dialling)
         self._tasks.add(task)
-        task.add_done_callback(self._dialled)
+        task.add_done_callback(self._forget)
         return True
 
-    def _dialled(self, task: asyncio.Future[None]) -> None:
+    def _make(self) -> UpstreamConnection:
+        return UpstreamConnection(self)
+
+    def _forget(self, task: asyncio.Future[None]) -> None:
         """The only one who hears of a task that was cancelled before its first step."""
         self._tasks.discard(task)
         if task.cancelled():
             self.dialling -= 1
 
-    async def _connect(self) -> None:
-        failure: Failure | None = None
-        connection: UpstreamConnection | None = None
-        began = monotonic()
-        try:
-            connection = await self._dialler.open(self.target, lambda: UpstreamConnection(self))
-        except TimeoutError:
-            seconds = self.target.upstream.timeouts.connect
-            failure = Failure(CONNECT_TIMEOUT, f"the upstream could not be connected to within {seconds:g} s")
-        except OSError as error:
-            failure = Failure(CONNECT_FAILED, f"the upstream could not be connected to: {describe(error)}")
-        except Exception as error:
-            self.gateway.report(error, self)
-            failure = Failure(INTERNAL, "the gateway failed to connect to the upstream; its log says how")
+    def _dialled(self, found: UpstreamConnection | Exception, began: float) -> None:
+        """A dial has ended: with a connection, or with why there is none."""
         self.dialling -= 1
         now = monotonic()
-        if connection is not None:
+        if isinstance(found, UpstreamConnection):
             self.missed = 0
             self.busy += 1
-            self.release(connection, now)
+            self.release(found, now)
             return
-        if failure is not None and (failure.kind is CONNECT_TIMEOUT or now - began > SLOW):
+        if isinstance(found, TimeoutError):
+            seconds = self.target.upstream.timeouts.connect
+            failure = Failure(CONNECT_TIMEOUT, f"the upstream could not be connected to within {seconds:g} s")
+        elif isinstance(found, OSError):
+            failure = Failure(CONNECT_FAILED, f"the upstream could not be connected to: {describe(found)}")
+        else:
+            self.gateway.report(found, self)
+            failure = Failure(INTERNAL, "the gateway failed to connect to the upstream; its log says how")
+        if failure.kind is CONNECT_TIMEOUT or now - began > SLOW:
             self.missed += 1
             if self.missed >= MISSED and not self.is_retired:
                 self.gateway.health.unreached(self.target, now)
-        if failure is not None and len(self.waiting) > self.dialling:
+        if len(self.waiting) > self.dialling:
             self.waiting.popleft().dial_failed(failure)
             self._count()
             self._dial_for_waiting()
