@@ -1,6 +1,6 @@
 """The last finished exchanges, as the access log has them: kept as they come, looked into when somebody asks.
 
-The supervisor gets records in batches of many lines. They are not even counted as they come, which took a fifth of what
+The supervisor gets records in batches of many lines. They are not even counted as they come, which took half of what
 the supervisor does under load, but when there may be far too many of them.
 """
 

@@ -114,10 +114,10 @@ def admin(path: FilePath, environ: Mapping[str, str]) -> dict[str, Any]:
     """
     try:
         return load(path, environ).admin
-    except ConfigError as error:
+    except ConfigError:
         if found := _admin_alone(path, environ):
             return found
-        raise error
+        raise
 
 
 def _admin_alone(path: FilePath, environ: Mapping[str, str]) -> dict[str, Any] | None:

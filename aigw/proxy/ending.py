@@ -59,10 +59,12 @@ def finish(exchange: Exchange, end: str, failure: Failure | None, now: float) ->
     exchange.trying = None  # likewise
 
 
-def settle_whole(exchange: Exchange, taken: Taken, now: float) -> None:
+def settle_whole(exchange: Exchange, now: float) -> None:
     """The answer is whole, and its last byte not sent yet. The exchange goes on until the client has taken it all."""
-    _settle(exchange, taken, None, taps.usage(exchange, whole=True), now)
-    exchange.taken = None
+    taken = exchange.taken
+    if taken is not None and taken.holds:
+        _settle(exchange, taken, None, taps.usage(exchange, whole=True), now)
+        exchange.taken = None
 
 
 def settle_attempt(exchange: Exchange, used: Tokens | None, now: float) -> None:

@@ -473,8 +473,8 @@ class Exchange:
         self.status = response.status  # only now: from here on there is no other answer
         self.bytes_out = len(body)
         client.state = RELAYING
-        if whole and taken is not None and taken.holds:
-            settle_whole(self, taken, now)
+        if whole:
+            settle_whole(self, now)
         client.write(b"".join((prefix, said, b"x-request-id: ", self.request_id, END, body)), now)
         if not client.write_paused:
             client.runs = AWAITING_MORE
@@ -524,9 +524,8 @@ class Exchange:
         client = self.client
         self.bytes_out += len(data)
         now = monotonic()
-        taken = self.taken
-        if whole and taken is not None and taken.holds:
-            settle_whole(self, taken, now)
+        if whole:
+            settle_whole(self, now)
         client.write(data, now)
         if not client.write_paused:
             candidate = self.candidate
